@@ -144,7 +144,7 @@ impl Connection {
     /// The same connection for statements about whole tables: each may take so long, and PostgreSQL plans them as it thinks best.
     ///
     /// # Errors
-    /// Where PostgreSQL refuses or does not answer.
+    /// If PostgreSQL refuses or does not answer.
     pub async fn for_whole_tables(mut self, limit: Duration) -> Result<Self, Error> {
         let settings = format!(
             "SET statement_timeout = {}; {}",

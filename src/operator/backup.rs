@@ -148,7 +148,7 @@ async fn back_up(connection: &Connection, folder: &Path) -> anyhow::Result<Manif
 /// Makes the folder and writes a backup of the log into it; `info` is what `STREAM.INFO` says of it.
 ///
 /// # Errors
-/// As [`run`].
+/// The same as [`run`].
 pub(super) async fn write_into(connection: &Connection, folder: &Path, info: &Value) -> anyhow::Result<Manifest> {
     prepare(folder).await?;
     write(connection, folder, info).await

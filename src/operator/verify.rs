@@ -1,4 +1,4 @@
-//! `verify`: whether the tables are what the log says.
+//! The command `verify`: compares the tables with the log, and checks the log itself.
 
 use std::{fmt, process::ExitCode};
 
@@ -60,7 +60,7 @@ async fn answer(environment: &Environment, what: &Verify, as_json: bool) -> anyh
         tell: &|progress| lines.tell(progress),
     };
     let verified = with_rights(&log, &settings, Box::pin(rebuild::verify(parts, &asked))).await?;
-    // Nothing of the log is one table's.
+    // The log as a whole is only checked together with all tables.
     let log = match what.tables.is_empty() {
         true => Some(
             with_rights(
@@ -78,12 +78,12 @@ async fn answer(environment: &Environment, what: &Verify, as_json: bool) -> anyh
     Ok(Verdict::needs_a_person(!is_well))
 }
 
-/// All that was found.
+/// The result.
 #[derive(Serialize)]
 struct Found {
     #[serde(flatten)]
     tables: Verified,
-    /// None where only tables were asked about.
+    /// None if only some tables were compared.
     log: Option<LogChecked>,
 }
 

@@ -74,7 +74,7 @@ pub fn status_change(change: &StatusChange, branch: &BranchRef, origin: BodySour
 /// The body for an amendment of an order that exists.
 ///
 /// # Errors
-/// As [`new_order`].
+/// The same as [`new_order`].
 pub fn amendment(amendment: &Amendment, place: &BranchRef, origin: BodySource<'_>) -> serde_json::Result<Vec<u8>> {
     serde_json::to_vec(&shape::Body::of_amendment(amendment, place, origin))
 }

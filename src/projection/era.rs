@@ -71,7 +71,7 @@ impl CursorLog {
 /// Fails where the log is not the one that the tables follow.
 ///
 /// # Errors
-/// That, or where NATS does not answer.
+/// That, or if NATS does not answer.
 pub(super) async fn ensure_same(nats: &Nats, position: u64, kept: &CursorLog) -> anyhow::Result<()> {
     let compared = identity::compare(nats, &LogState::look(nats).await?, &kept.remembered(position)).await?;
     anyhow::ensure!(

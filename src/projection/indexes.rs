@@ -72,7 +72,7 @@ pub(super) async fn keep(database: &Database, mut tables: watch::Receiver<bool>)
 /// Makes the indexes that are missing or no use; their names.
 ///
 /// # Errors
-/// If PostgreSQL is away or refuses, where a transaction stays open for too long, or another process is at it. What was made
+/// If PostgreSQL is away or refuses, if a transaction stays open for too long, or another process is at it. What was made
 /// stays; the next attempt goes on from there.
 pub async fn make(database: &Database, say: Say<'_>) -> anyhow::Result<Vec<&'static str>> {
     // A connection of its own, because its session has the lock and other time limits.

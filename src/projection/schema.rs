@@ -101,8 +101,8 @@ impl Migration {
 /// Applies what is not applied yet; returns its names.
 ///
 /// # Errors
-/// If PostgreSQL is away or refuses, where another process holds the lock too long, where an applied file changed, where a newer
-/// version's migrations leave no room for this one, or where the platform's tables are somewhere else.
+/// If PostgreSQL is away or refuses, if another process holds the lock too long, if an applied file changed, if a newer
+/// version's migrations leave no room for this one, or if the platform's tables are somewhere else.
 pub async fn migrate(database: &Database) -> anyhow::Result<Vec<&'static str>> {
     let mut connection = database.own().await?;
     let mut applied = Vec::new();

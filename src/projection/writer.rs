@@ -69,7 +69,7 @@ pub async fn position(connection: &Connection) -> anyhow::Result<Option<u64>> {
 /// How far the tables are, and on which log, for who does not write them; none where no instance ever did.
 ///
 /// # Errors
-/// Where PostgreSQL is away or the schema is missing.
+/// If PostgreSQL is away or the schema is missing.
 pub(super) async fn position_and_log(connection: &Connection) -> anyhow::Result<Option<(u64, CursorLog)>> {
     let row = connection.query_opt(query::CURSOR_AND_LOG, &[&CURSOR]).await?;
     row.as_ref().map(position_of).transpose()
@@ -78,7 +78,7 @@ pub(super) async fn position_and_log(connection: &Connection) -> anyhow::Result<
 /// The same, locked until the transaction ends: no instance writes the tables meanwhile.
 ///
 /// # Errors
-/// Where PostgreSQL is away, or no instance ever wrote the tables.
+/// If PostgreSQL is away, or no instance ever wrote the tables.
 pub(super) async fn lock_from_outside(transaction: &Transaction<'_>) -> anyhow::Result<(u64, CursorLog)> {
     let rows = transaction.query(query::LOCK_CURSOR_OF_ANY, &[&CURSOR]).await?;
     position_of(rows.first().context("no hub has ever written the tables")?)

@@ -8,7 +8,7 @@ const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 /// Reads `250ms`, `30s`, `5m`, `2h`, `1d`.
 ///
 /// # Errors
-/// What was expected, where it is none of these or longer than a year.
+/// What was expected, if it is none of these or longer than a year.
 pub fn parse_duration(text: &str) -> Result<Duration, &'static str> {
     const EXPECTED: &str = "expected a duration such as 250ms, 30s, 5m, 2h or 1d";
     let text = text.trim();

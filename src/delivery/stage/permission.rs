@@ -30,7 +30,7 @@ pub struct NotPermitted;
 /// Checks the permission to make a request. Outside of a stage it is always given.
 ///
 /// # Errors
-/// [`NotPermitted`], where the request must not be made.
+/// [`NotPermitted`], if the request must not be made.
 pub fn begin() -> Result<(), NotPermitted> {
     PERMISSION.try_with(|permission| permission.begin()).unwrap_or(Ok(()))
 }

@@ -43,7 +43,7 @@ pub struct ApplyOptions {
 ///
 /// # Errors
 /// If NATS refuses or does not answer; if copies make no progress; if something would be lost that the operator
-/// did not ask for; where a restore of the log was interrupted.
+/// did not ask for; if a restore of the log was interrupted.
 pub async fn apply(
     connection: &Connection,
     order: &ApplyOptions,

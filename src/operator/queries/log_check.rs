@@ -1,5 +1,6 @@
-//! Whether the log is whole: each accepted event has ended, is parked or still waits; each event has its cause; ids are what they follow
-//! from; an order's webhooks were transformed in the order in which they were accepted. It reads the log once and keeps only what is open.
+//! Checks that the log is complete and consistent. Each accepted event has ended, is parked or waits for a stage; the cause of each event is on
+//! the log; ids derive from their causes; the webhooks of an order were transformed in the order in which they were accepted. The check
+//! reads the log once and keeps only open events in memory.
 
 mod scan;
 
@@ -23,47 +24,49 @@ use crate::{
     projection::rebuild::{Progress, Tell},
 };
 
-/// Most causes that are looked up one by one, for events that follow the end of their webhook. Such events are rare: they come from
-/// instances that were replaced.
+/// Most causes that are looked up one by one. This is for events after the end of their webhook, which are rare: replaced instances append
+/// them.
 const MOST_LOOK_UPS: usize = 10_000;
 
-/// What was found.
+/// The result of the check.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LogChecked {
     /// Nothing is wrong.
     pub is_whole: bool,
-    /// The first event that was read, and the last.
+    /// Sequence of the first event that was read.
     pub first_sequence: u64,
-    /// See `first_sequence`.
+    /// Sequence of the last one.
     pub last_sequence: u64,
-    /// How many were read.
+    /// Number of events that were read.
     pub events: u64,
-    /// Messages that are no events.
+    /// Number of messages that are not events.
     pub unreadable: u64,
-    /// Events of a later version. With any, what has no outcome counts as waiting, because one of them may be the outcome.
+    /// Number of events of a later version. If there are any, events without an outcome count as waiting, because one of these may be their
+    /// outcome.
     pub newer: u64,
-    /// Accepted events that a stage has not ended yet.
+    /// Number of accepted events that no stage has ended yet.
     pub waiting: u64,
-    /// Accepted events that wait in a lane for a later attempt.
+    /// Number of accepted events that wait in a lane for a later attempt.
     pub parked: u64,
     /// What is wrong.
     pub faults: Faults,
-    /// How many causes were not looked up, because there were too many.
+    /// Number of causes that were not looked up, because there were too many.
     pub not_looked_up: u64,
 }
 
-/// Reads the log from a place on, or from its beginning, to its end.
+/// Reads the log from a sequence, or from its beginning, to its end.
 ///
 /// # Errors
-/// Where NATS does not answer.
+/// If NATS does not answer.
 pub async fn check(connection: &Connection, from: Option<u64>, tell: Tell<'_>) -> anyhow::Result<LogChecked> {
     let first = beginning(connection).await?.max(1).max(from.unwrap_or(1));
     let mut scan = Scan::from(first);
     let mut next = first;
     read(connection, &mut scan, &mut next, tell).await?;
-    // In this order: an event is acknowledged after its outcome was recorded or its lane was written, and a lane ends after the outcome
-    // was recorded. So what is acknowledged, in no lane and without an outcome after all that is lost.
+    // The acknowledgements are read first, then the lanes, then the rest of the log. A stage acknowledges an event after it recorded the
+    // outcome or wrote the lane, and ends a lane after it recorded the outcome. So an acknowledged event that is in no lane and has no
+    // outcome after that is lost.
     let acknowledged = try_join_all(stage::ALL.map(async |stage| {
         let floor = floor(connection, stage.name).await?;
         anyhow::Ok((stage.takes, floor))
@@ -76,7 +79,7 @@ pub async fn check(connection: &Connection, from: Option<u64>, tell: Tell<'_>) -
     };
     read(connection, &mut scan, &mut next, tell).await?;
     let is_acknowledged = |sequence: u64, event_type: EventType| {
-        // A request to take something up again is for any stage.
+        // A request to retry an event can be for any stage.
         let mut stages = acknowledged
             .iter()
             .filter(|(takes, _)| takes.contains(&event_type) || event_type == EventType::OrderRetryRequested);
@@ -120,13 +123,13 @@ async fn read(connection: &Connection, scan: &mut Scan, next: &mut u64, tell: Te
     Ok(())
 }
 
-/// Up to where a stage has acknowledged every event that it takes.
+/// The sequence up to which a stage has acknowledged all of its events.
 pub(super) async fn floor(connection: &Connection, stage: &str) -> anyhow::Result<u64> {
     let consumer = streams::consumer(connection, EVENTS, stage).await?;
     Ok(consumer.cached_info().ack_floor.stream_sequence)
 }
 
-/// The events in lanes.
+/// The sequences of the events in lanes.
 pub(super) async fn lanes(connection: &Connection) -> anyhow::Result<HashSet<u64>> {
     let mut reader = LogReader::from(connection, 1).of_stream(LANES);
     let mut parked = HashSet::new();
@@ -143,7 +146,7 @@ pub(super) async fn lanes(connection: &Connection) -> anyhow::Result<HashSet<u64
     }
 }
 
-/// Looks for causes that the scan did not meet; how many it left out.
+/// Looks up the causes that the scan did not find. Returns how many it left out.
 async fn look_up_causes(connection: &Connection, scan: &mut Scan, first: u64) -> anyhow::Result<u64> {
     let causes = std::mem::take(&mut scan.causes);
     let not_looked_up = causes.len().saturating_sub(MOST_LOOK_UPS) as u64 + scan.causes_left_out;
@@ -153,7 +156,7 @@ async fn look_up_causes(connection: &Connection, scan: &mut Scan, first: u64) ->
         }
         let is_there = match decoded_at(connection, cause.sequence).await? {
             Some(Ok(found)) => cause.root.is_none_or(|root| root == found.envelope.root_id),
-            // What could not be read has an event about it.
+            // A message that cannot be read has an event that says so.
             Some(Err(_)) => true,
             None => false,
         };

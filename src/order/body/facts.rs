@@ -31,7 +31,7 @@ pub struct Facts {
 /// Reads them.
 ///
 /// # Errors
-/// Where the bytes are no body of a new order, of a change or of an amendment.
+/// If the bytes are no body of a new order, of a change or of an amendment.
 pub fn facts(body: &[u8]) -> serde_json::Result<Facts> {
     let read: BodyFacts = serde_json::from_slice(body)?;
     let subject = read.transformed_order.or(read.status_change).or(read.amendment);

@@ -159,7 +159,7 @@ struct Amendment<'a> {
 /// The body of an amendment with the lines and amounts of a new order's body; the same bytes for the same body.
 ///
 /// # Errors
-/// Where the bytes are no body of a new order.
+/// If the bytes are no body of a new order.
 pub fn as_amendment(body: &[u8], kind: AmendmentKind) -> serde_json::Result<Vec<u8>> {
     let order: NewOrderBody<'_> = serde_json::from_slice(body)?;
     let fields = order.transformed_order;

@@ -1,8 +1,8 @@
-//! The schema in which tables are made beside the live ones, and its cursor.
+//! The schema for new tables beside the live ones, and its cursor.
 //!
-//! `hub_rebuild` is there only while `rebuild` or `verify` runs. What an interrupted run left is dropped by the next one. A run has an
-//! advisory lock of its session, so there is one at a time; its cursor has its number, so what a session of an earlier run still
-//! writes is refused.
+//! The schema `hub_rebuild` exists only while `rebuild` or `verify` runs. The next run drops what an interrupted run left. The session of a
+//! run holds an advisory lock, so there is one run at a time. The cursor contains the id of the run, so writes of an earlier run's session
+//! are refused.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,36 +18,36 @@ use crate::{
     },
 };
 
-/// The schema of tables that are being made.
+/// The schema of the new tables.
 pub(super) const SCHEMA: &str = "hub_rebuild";
-/// The schema of tables that were replaced.
+/// The schema of the replaced tables.
 pub(super) const REPLACED: &str = "hub_replaced";
 /// Advisory lock of a run ("webhook-hub rebuild", hashed once and written down).
 const LOCK: i64 = 0x7768_5f72_6562_6c64;
 
-/// Another process makes tables.
+/// Another run is under way.
 #[derive(Debug, thiserror::Error)]
 #[error("another `rebuild` or `verify` runs")]
 pub struct Busy;
 
-/// Tables that are being made, and up to where on the log.
+/// The new tables, and their position on the log.
 pub(crate) struct Beside {
     schema: &'static str,
     run: String,
-    /// All that are there, in the order in which a batch is applied to them.
+    /// All of them, in the order in which a batch is applied to them.
     pub(super) tables: Vec<&'static Table>,
-    /// Those of them that are for the live ones' place; the others are needed to make them.
+    /// Those that will replace live ones. The others are only needed to fill these.
     pub(super) wanted: Vec<&'static Table>,
-    /// Where on the log they are now.
+    /// Their position on the log when this was read.
     pub(super) position: u64,
     left_out: AtomicU64,
 }
 
 impl Beside {
-    /// Makes the schema and its cursor for tables that are to be made from a place on the log, in an era of the tables.
+    /// Creates the schema and its cursor. `position`: where on the log the new tables begin. `era`: that of the live tables.
     ///
     /// # Errors
-    /// Where PostgreSQL refuses; the role needs `CREATE` on the database.
+    /// If PostgreSQL refuses. The role needs `CREATE` on the database.
     pub(super) async fn begin(
         connection: &Connection,
         wanted: Vec<&'static Table>,
@@ -55,7 +55,7 @@ impl Beside {
         era: i32,
     ) -> anyhow::Result<Self> {
         let run = Uuid::new_v4().to_string();
-        // One text is one transaction.
+        // Statements in one text run in one transaction.
         let begin = format!(
             "CREATE SCHEMA {SCHEMA};
              CREATE TABLE {SCHEMA}.cursor (
@@ -77,10 +77,10 @@ impl Beside {
         })
     }
 
-    /// The tables that the last rebuild replaced; none where none are kept.
+    /// The tables that the last rebuild replaced; none if they are not kept.
     ///
     /// # Errors
-    /// Where they are of another era, or another version made them, so that they cannot be brought up to date.
+    /// If they belong to another era, or another version wrote them: they cannot be brought up to date then.
     pub(super) async fn replaced(connection: &Connection, era: i32) -> anyhow::Result<Option<Self>> {
         if !exists(connection, REPLACED).await? {
             return Ok(None);
@@ -118,12 +118,12 @@ impl Beside {
         self.schema
     }
 
-    /// Whether a table is for a live one's place.
+    /// Whether a new table will replace the live one.
     pub(super) fn is_wanted(&self, table: &Table) -> bool {
         self.wanted.iter().any(|wanted| wanted.name == table.name)
     }
 
-    /// How many events no table could take.
+    /// Number of events that the tables could not store.
     pub(super) fn left_out(&self) -> u64 {
         self.left_out.load(Ordering::Relaxed)
     }
@@ -131,7 +131,7 @@ impl Beside {
     /// The position, locked until the transaction ends.
     ///
     /// # Errors
-    /// Where another run began meanwhile, or PostgreSQL does not answer.
+    /// If another run began meanwhile, or PostgreSQL does not answer.
     pub(in crate::projection) async fn lock(&self, transaction: &Transaction<'_>) -> anyhow::Result<u64> {
         let sql = format!("SELECT position FROM {}.cursor WHERE run = $1 FOR UPDATE", self.schema);
         let rows = transaction.query(&sql, &[&self.run]).await?;
@@ -139,7 +139,7 @@ impl Beside {
         Ok(u64::try_from(row.try_get::<_, i64>(0)?)?)
     }
 
-    /// The projections that events behind a position are applied to.
+    /// The projections to which events after a position are applied.
     pub(in crate::projection) fn due(&self, position: u64) -> Vec<(&'static dyn Projection, u64)> {
         let mut due = ALL.to_vec();
         due.retain(|projection| self.tables.iter().any(|table| table.name == projection.table().name));
@@ -149,17 +149,17 @@ impl Beside {
     /// Moves the position, in the transaction that wrote the rows.
     ///
     /// # Errors
-    /// Where PostgreSQL refuses or does not answer.
+    /// If PostgreSQL refuses or does not answer.
     pub(in crate::projection) async fn move_to(&self, transaction: &Transaction<'_>, to: u64) -> anyhow::Result<()> {
         let sql = format!("UPDATE {}.cursor SET position = $1", self.schema);
         transaction.execute(&sql, &[&i64::try_from(to)?]).await?;
         Ok(())
     }
 
-    /// Moves the position past an event that the tables cannot take.
+    /// Moves the position past an event that the tables cannot store.
     ///
     /// # Errors
-    /// As [`Self::lock`].
+    /// The same as [`Self::lock`].
     pub(in crate::projection) async fn leave_out(&self, connection: &mut Connection, to: u64) -> anyhow::Result<u64> {
         let transaction = connection.transaction().await?;
         let position = self.lock(&transaction).await?;
@@ -172,7 +172,7 @@ impl Beside {
     }
 }
 
-/// Which versions of the projections make rows: `webhook_logs 1, …`.
+/// The versions of all projections, as text: `webhook_logs 1, …`.
 fn versions() -> String {
     let versions: Vec<_> = ALL
         .iter()
@@ -181,7 +181,7 @@ fn versions() -> String {
     versions.join(", ")
 }
 
-/// Tables with those that are needed to make them: what an error or an order says depends on its webhook.
+/// The wanted tables and those that are needed to fill them: rows of errors and orders depend on the webhook's row.
 fn with_context(wanted: &[&'static Table]) -> Vec<&'static Table> {
     let needs_webhooks = wanted.iter().any(|table| !table.is_own());
     let is_needed = |table: &&Table| {
@@ -190,10 +190,10 @@ fn with_context(wanted: &[&'static Table]) -> Vec<&'static Table> {
     table::all().filter(is_needed).collect()
 }
 
-/// Lets no other run begin while the session lasts.
+/// Prevents other runs for as long as the session lasts.
 ///
 /// # Errors
-/// [`Busy`], or where PostgreSQL does not answer.
+/// [`Busy`], or if PostgreSQL does not answer.
 pub(super) async fn take_turn(connection: &Connection) -> anyhow::Result<()> {
     let row = connection
         .query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK])
@@ -208,16 +208,16 @@ pub(super) async fn take_turn(connection: &Connection) -> anyhow::Result<()> {
 /// Whether there is a schema of this name.
 ///
 /// # Errors
-/// Where PostgreSQL does not answer.
+/// If PostgreSQL does not answer.
 pub(super) async fn exists(connection: &Connection, schema: &str) -> anyhow::Result<bool> {
     let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1)";
     Ok(connection.query_one(sql, &[&schema]).await?.try_get(0)?)
 }
 
-/// Drops a schema of ours with the tables in it, where it is there; whether it was.
+/// Drops a schema of the hub and its tables. False if it did not exist.
 ///
 /// # Errors
-/// Where PostgreSQL refuses: also where something of others refers to a table in it.
+/// If PostgreSQL refuses, for example because an object of others refers to a table in it.
 pub(super) async fn remove(connection: &Connection, schema: &str) -> anyhow::Result<bool> {
     if !exists(connection, schema).await? {
         return Ok(false);
@@ -229,7 +229,7 @@ pub(super) async fn remove(connection: &Connection, schema: &str) -> anyhow::Res
     for row in rows {
         tables.push(format!("{}.{}", identifier(schema), identifier(row.try_get(0)?)));
     }
-    // Not CASCADE, which would take with it what others made of these tables.
+    // Not CASCADE, which would drop what others built on these tables.
     let mut drop = String::new();
     if !tables.is_empty() {
         drop += &format!("DROP TABLE {};", tables.join(", "));

@@ -1,13 +1,13 @@
-//! What the log cannot make again, carried over from the live tables.
+//! Carries rows and columns that do not follow from the log from the live tables to the new ones.
 //!
-//! - Rows that began before the log does are taken as they are: earlier events of theirs are gone. They are there before the log is
-//!   applied, too, because later events may be about them.
-//! - Rows of the platform's own: of providers that the log has no event of.
-//! - Rows of an earlier log, where the log went back or was replaced (`hub.log_eras`). Where such an order came again, its row takes the
-//!   place of the one that the log makes.
-//! - What people wrote: columns that the hub does not write, and `is_resolved` and its companions of errors that a person resolved.
+//! - Rows that are older than the log are copied unchanged, because their earlier events have expired. They are copied before the log is
+//!   applied as well, because later events may change them.
+//! - Rows of providers that have no event on the log belong to the platform.
+//! - Rows of an earlier log, if the log went back or was replaced (`hub.log_eras`). If such an order was sent again, its row replaces the
+//!   one that follows from the log.
+//! - What people wrote: columns that the hub does not write, and the columns about the resolution of errors that a person resolved.
 //!
-//! Any other row that the log does not make is left behind. It is counted, and it stays in the replaced table.
+//! Any other row that does not follow from the log is left out and counted. It stays in the replaced table.
 
 use std::collections::BTreeSet;
 
@@ -22,8 +22,8 @@ use crate::{
     projection::table::{Table, list, literal},
 };
 
-/// Rows that began so shortly after the log's first event count as older than the log, where that has forgotten events: the instances'
-/// clocks differ, and events stand on the log in the order of their arrival.
+/// If events have expired, rows that began within this time after the log's first event count as older than the log: the clocks of
+/// instances differ, and the log has events in the order of their arrival.
 const AT_THE_EDGE: TimeDelta = TimeDelta::seconds(60);
 
 /// Where the log begins.
@@ -31,14 +31,14 @@ const AT_THE_EDGE: TimeDelta = TimeDelta::seconds(60);
 pub(super) struct Beginning {
     /// Its first sequence.
     pub(super) sequence: u64,
-    /// Rows that began before that are not made again.
+    /// Rows that began earlier are older than the log.
     pub(super) time: DateTime<Utc>,
     /// When the first event happened.
     pub(super) first: DateTime<Utc>,
 }
 
 impl Beginning {
-    /// Of the log's first event.
+    /// From the log's first event.
     pub(super) fn new(sequence: u64, first: DateTime<Utc>) -> Self {
         let edge = if sequence > 1 { AT_THE_EDGE } else { TimeDelta::zero() };
         Self {
@@ -49,40 +49,40 @@ impl Beginning {
     }
 }
 
-/// What was carried over of a table, in rows.
+/// The numbers of rows of a table that were carried over, and left out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Carried {
-    /// Began before the log does.
+    /// Rows that are older than the log.
     pub older: u64,
-    /// Of providers that the log has no event of, or of an earlier log.
+    /// Rows of providers without an event on the log, or of an earlier log.
     pub of_others: u64,
-    /// With columns that people wrote.
+    /// Rows in which people wrote.
     pub by_people: u64,
-    /// Of the live table, that the log does not make; left behind, unless they were to be kept.
+    /// Other live rows that do not follow from the log: left out, unless `keep_extra`.
     pub extra: u64,
 }
 
-/// A live table and the one that takes its place.
+/// A live table and the new one.
 pub(super) struct Carrier {
     pub(super) table: &'static Table,
     pub(super) live: String,
     made: String,
-    /// All that can be written.
+    /// All columns that can be written.
     columns: Vec<String>,
-    /// Those that the hub does not write.
+    /// The columns that the hub does not write.
     of_others: Vec<String>,
     beginning: Beginning,
-    /// Which rows of the live table (`l`) began before the log does.
+    /// The condition for rows of the live table (`l`) that are older than the log.
     older: String,
     keep_extra: bool,
 }
 
 impl Carrier {
-    /// Of a table, whose live form is `oid`, and its other form in a schema.
+    /// For a live table (`oid`) and the new one in `schema`.
     ///
     /// # Errors
-    /// Where PostgreSQL does not answer.
+    /// If PostgreSQL does not answer.
     pub(super) async fn new(
         connection: &Connection,
         (table, oid): (&'static Table, Oid),
@@ -105,11 +105,11 @@ impl Carrier {
         })
     }
 
-    /// Copies the rows that began before the log does, so that its events find them. A webhook that the log says more about is not
-    /// completed yet at that place of the log.
+    /// Copies rows that are older than the log, so that events find them. A webhook with events on the log was not completed yet at the
+    /// log's beginning.
     ///
     /// # Errors
-    /// Where PostgreSQL refuses or does not answer.
+    /// If PostgreSQL refuses or does not answer.
     pub(super) async fn begin(&self, connection: &Connection) -> anyhow::Result<u64> {
         self.copy_older(connection, "true").await
     }
@@ -129,11 +129,11 @@ impl Carrier {
         Ok(copied)
     }
 
-    /// The same for a table that is only compared: rows that later events may be about. Errors are not, because one of an older webhook
-    /// is not compared.
+    /// The same for a table that is only compared: it copies rows that later events may change. It copies no errors, because errors of
+    /// older webhooks are not compared.
     ///
     /// # Errors
-    /// Where PostgreSQL refuses or does not answer.
+    /// If PostgreSQL refuses or does not answer.
     pub(super) async fn begin_context(&self, connection: &Connection) -> anyhow::Result<()> {
         let first = self.beginning.first.format("%Y-%m-%d %H:%M:%S%.3f");
         let which = match self.table.bare() {
@@ -145,10 +145,10 @@ impl Carrier {
         Ok(())
     }
 
-    /// Carries over what the made table lacks, of all rows, or of those that a transaction since `since` wrote.
+    /// Carries over what the new table lacks: from all rows, or from those that transactions since `since` wrote.
     ///
     /// # Errors
-    /// Where PostgreSQL refuses or does not answer.
+    /// If PostgreSQL refuses or does not answer.
     pub(super) async fn carry(
         &self,
         transaction: &Transaction<'_>,
@@ -186,10 +186,10 @@ impl Carrier {
         Ok(carried)
     }
 
-    /// How many rows the made table has.
+    /// The number of rows of the new table.
     ///
     /// # Errors
-    /// Where PostgreSQL refuses or does not answer.
+    /// If PostgreSQL refuses or does not answer.
     pub(super) async fn rows(&self, transaction: &Transaction<'_>) -> anyhow::Result<i64> {
         let rows = transaction
             .query(&format!("SELECT count(*) FROM {}", self.made), &[])
@@ -215,7 +215,7 @@ impl Carrier {
         )
     }
 
-    /// As they are now, also where the log made something of their last events.
+    /// Copies older rows as they are now, also those that the log's events changed.
     async fn carry_older(&self, transaction: &Transaction<'_>, recent: &str) -> anyhow::Result<u64> {
         let differs = format!(
             "ROW({}) IS DISTINCT FROM ROW({})",
@@ -234,7 +234,7 @@ impl Carrier {
         Ok(transaction.execute(&insert, &[]).await?)
     }
 
-    /// What people wrote in rows that the log makes.
+    /// Copies what people wrote in rows that follow from the log.
     async fn carry_columns(&self, transaction: &Transaction<'_>, recent: &str) -> anyhow::Result<u64> {
         let mut carried = 0;
         let others: Vec<&str> = self.of_others.iter().map(String::as_str).collect();
@@ -257,12 +257,12 @@ impl Carrier {
         Ok(carried)
     }
 
-    /// Which rows of the live table (`l`) are not the log's, though they began after it did.
+    /// The condition for rows of the live table (`l`) that do not follow from the log, though they are not older.
     async fn is_of_others(&self, transaction: &Transaction<'_>, seen: &BTreeSet<String>) -> anyhow::Result<String> {
         is_of_others(self.table, transaction, seen).await
     }
 
-    /// An error with the id of one of an earlier log gets the other id that it has in the live table (see `insert_error_logs.sql`).
+    /// Gives an error the id that it has in the live table, if an error of an earlier log has its own id (see `insert_error_logs.sql`).
     pub(super) async fn tell_apart(&self, transaction: &Transaction<'_>) -> anyhow::Result<()> {
         if self.table.bare() != "delivery_error_logs" || last_era(transaction).await?.is_none() {
             return Ok(());
@@ -287,11 +287,11 @@ impl Carrier {
     }
 }
 
-/// Which rows of a live table (`l`) are not the log's: those of providers that it has no event of, and those from before it was another
-/// one. All rows of the hub's own tables are the log's.
+/// The condition for rows of a live table (`l`) that do not follow from the log: those of providers without an event on it, and those of an
+/// earlier log. In tables of the hub's own only the latter exist.
 ///
 /// # Errors
-/// Where PostgreSQL does not answer.
+/// If PostgreSQL does not answer.
 pub(super) async fn is_of_others(
     table: &Table,
     transaction: &Transaction<'_>,
@@ -316,7 +316,7 @@ pub(super) async fn is_of_others(
     Ok(which)
 }
 
-/// When the log became another one, the last time; none where it never did.
+/// When the log was last replaced or went back; none if it never did.
 async fn last_era(transaction: &Transaction<'_>) -> anyhow::Result<Option<DateTime<Utc>>> {
     let rows = transaction.query("SELECT max(began_at) FROM hub.log_eras", &[]).await?;
     Ok(rows.first().map(|row| row.try_get(0)).transpose()?.flatten())

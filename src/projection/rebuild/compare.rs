@@ -1,7 +1,7 @@
-//! Compares a live table with the one that the log makes, both as of one place on the log.
+//! Compares a live table with the new one, both at one position of the log.
 //!
-//! Key range by key range: first the number of rows and a sum of their hashes, then, where these differ, row by row, then column by
-//! column. Values are not told: they may be personal data.
+//! It goes through the keys in ranges. It compares the number of rows and a sum of their hashes; if these differ, it compares the rows,
+//! column by column. The result contains no values, because they may be personal data.
 
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
@@ -15,26 +15,26 @@ use crate::{
     projection::table::{Table, list, literal},
 };
 
-/// Rows of the made table in one key range.
+/// Rows of the new table in one key range.
 const RANGE: i64 = 5000;
-/// Most rows that are named of each kind, a table.
+/// Most rows that are named, for each table and each kind of difference.
 pub const MOST_NAMED: usize = 100;
 
-/// What was found about a table.
+/// The differences of a table.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TableDifferences {
     /// Its name.
     pub name: &'static str,
-    /// Rows that the log makes, and that were compared.
+    /// Rows of the new table that were compared.
     pub rows: i64,
-    /// Live rows that began before the log does, or before where it was read from: they cannot be compared.
+    /// Live rows that are older than the part of the log that was read: they cannot be compared.
     pub older: i64,
-    /// Rows of the log that the live table does not have.
+    /// Rows that the live table lacks.
     pub missing: Named<String>,
-    /// Live rows that the log does not make.
+    /// Live rows that do not follow from the log.
     pub extra: Named<String>,
-    /// Rows that are not the same.
+    /// Rows that differ.
     pub different: Named<DifferentRow>,
 }
 
@@ -45,21 +45,21 @@ impl TableDifferences {
     }
 }
 
-/// A row that is not the same.
+/// A row that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DifferentRow {
     /// Its key.
     pub key: String,
-    /// Columns that are not the same.
+    /// The columns that differ.
     pub columns: Vec<String>,
 }
 
-/// How many there are, and the first [`MOST_NAMED`] of them.
+/// A number of things, and the first [`MOST_NAMED`] of them.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Named<T> {
-    /// How many.
+    /// The number of all.
     pub count: usize,
     /// The first ones, in the order of their keys.
     pub first: Vec<T>,
@@ -97,28 +97,27 @@ pub(super) struct Which<'a> {
     pub(super) retention: &'a Retention,
 }
 
-/// A live table and what the log makes of it.
+/// A live table and the new one.
 pub(super) struct Comparison<'a> {
     table: &'static Table,
     transaction: &'a Transaction<'a>,
     live: String,
     made: String,
     columns: Vec<&'static str>,
-    /// Which rows of the live table (`l`), and of the made one (`s`).
+    /// The conditions for rows that are compared: of the live table (`l`), and of the new one (`s`).
     of_live: String,
     of_made: String,
-    /// Live rows (`l`) that are not the log's. They are no extra ones, and may be different.
+    /// The condition for live rows (`l`) that do not follow from the log. They may be there, and may differ.
     is_of_others: String,
-    /// Which rows of the made one are of an order that has another row in the live table.
-    goes_on: String,
-    /// Which rows of the made one are old enough to be deleted.
+    /// The condition for rows of the new one of an order that has another row in the live table.
+    /// The condition for rows of the new one that are old enough to be deleted.
     is_expired: String,
-    /// Rows of the live one that began before the log does.
+    /// The condition for rows of the live one that are older than the log.
     older: String,
 }
 
 impl<'a> Comparison<'a> {
-    /// Of a table with the one of its name in a schema. `of_others`: rows of the live table (`l`) that are not the log's.
+    /// Of a live table and the new one in `schema`. `of_others`: the condition for live rows (`l`) that do not follow from the log.
     pub(super) fn new(
         transaction: &'a Transaction<'a>,
         (names, table, schema): (&Names, &'static Table, &str),
@@ -158,10 +157,10 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// Compares all.
+    /// Compares all rows.
     ///
     /// # Errors
-    /// Where PostgreSQL refuses or does not answer.
+    /// If PostgreSQL refuses or does not answer.
     pub(super) async fn run(&self, tell: Tell<'_>) -> anyhow::Result<TableDifferences> {
         let mut found = TableDifferences {
             name: self.table.name,
@@ -201,7 +200,7 @@ impl<'a> Comparison<'a> {
         rows.into_iter().next().context("PostgreSQL answered without a row")
     }
 
-    /// The last key of the next range, as SQL takes it; none where the rest is one.
+    /// The last key of the next range, as SQL literals; none if this range is the last one.
     async fn end_of_range(&self, after: Option<&str>) -> anyhow::Result<Option<String>> {
         let keys = list("s.", self.table.key);
         let literals: Vec<_> = self
@@ -239,7 +238,7 @@ impl<'a> Comparison<'a> {
         Ok((row.try_get(0)?, row.try_get(1)?))
     }
 
-    /// The rows of a range that are not the same.
+    /// Finds the rows of a range that differ.
     async fn rows(&self, live_range: &str, made_range: &str, found: &mut TableDifferences) -> anyhow::Result<()> {
         let Self { columns, table, .. } = self;
         let (first, key) = (table.key[0], table.key);
@@ -290,7 +289,7 @@ impl<'a> Comparison<'a> {
         Ok(())
     }
 
-    /// `concat_ws` makes an empty text of nothing.
+    /// Without this, `concat_ws` gives an empty text for a missing row.
     fn nothing_as_null(&self, name: &str, alias: &str) -> String {
         format!("CASE WHEN {alias}.{} IS NOT NULL THEN {name} END", self.table.key[0])
     }

@@ -1,4 +1,4 @@
-//! Applies the log to tables that are made beside the live ones. While one batch is written the next is read.
+//! Applies the log to the new tables. It reads the next batch while it writes one.
 
 use std::collections::BTreeSet;
 
@@ -21,29 +21,29 @@ use crate::{
     },
 };
 
-/// Most events of the log's beginning that are looked at for one that can be read.
+/// How many messages are tried, from the log's beginning, to find one that can be read.
 const MOST_UNREADABLE: u64 = 1000;
 
-/// What applies the log.
+/// Applies the log to the new tables.
 pub(super) struct Feeder<'a> {
     pub(super) log: &'a Log,
     pub(super) connection: Connection,
     pub(super) beside: &'a Beside,
     pub(super) providers: Providers,
-    /// Where on the log the tables are.
+    /// The position of the new tables.
     pub(super) position: u64,
-    /// Most events of a transaction: fewer where PostgreSQL was too slow for more.
+    /// Most events of a transaction. It is lowered when PostgreSQL is too slow for so many.
     pub(super) limit: usize,
     /// Only events of this provider.
     pub(super) provider: Option<String>,
     /// How many events were applied.
     pub(super) events: u64,
-    /// The providers that have events.
+    /// The providers of all events that were read.
     pub(super) seen: BTreeSet<String>,
 }
 
 impl<'a> Feeder<'a> {
-    /// At a position. `connection`: of its own, with names of the tables that are made.
+    /// At a position. `connection`: one for this alone, with the names of the new tables.
     pub(super) fn new(
         log: &'a Log,
         connection: Connection,
@@ -64,10 +64,10 @@ impl<'a> Feeder<'a> {
         }
     }
 
-    /// Applies all events up to a place on the log.
+    /// Applies all events up to the sequence `goal`.
     ///
     /// # Errors
-    /// Where NATS or PostgreSQL is away, where another run began, or where an event is of a later version that may have written its rows.
+    /// If NATS or PostgreSQL is away, if another run began, or if there is an event of a later version: that one may have written its rows.
     pub(super) async fn up_to(&mut self, goal: u64, tell: Tell<'_>) -> anyhow::Result<()> {
         if self.position >= goal {
             return Ok(());
@@ -128,7 +128,7 @@ impl<'a> Feeder<'a> {
             }
         }
         for (sequence, what) in &chunk.newer {
-            // The tables were written by a version that does not know it either.
+            // The version that wrote the live tables did not know it either.
             let sql = "SELECT EXISTS (SELECT FROM hub.skipped_events WHERE sequence = $1)";
             let row = self.connection.query_one(sql, &[&i64::try_from(*sequence)?]).await?;
             anyhow::ensure!(
@@ -142,21 +142,21 @@ impl<'a> Feeder<'a> {
     }
 }
 
-/// A part of the log.
+/// Events that were read from the log.
 struct Chunk {
     events: Vec<Recorded>,
-    /// Events of a later version: where they are, and what this one does not know.
+    /// Events of a later version: their sequences, and what this version does not know.
     newer: Vec<(u64, String)>,
-    /// Up to where it was read for them.
+    /// The sequence up to which the log was read.
     read_to: u64,
 }
 
-/// As much as one transaction takes, at most to a sequence.
+/// Reads the events of one transaction, at most up to a sequence.
 async fn read(reader: &mut LogReader, goal: u64) -> anyhow::Result<Chunk> {
     let (mut events, mut newer, mut bytes, mut last) = (Vec::new(), Vec::new(), 0, 0);
     while last < goal && events.len() + BATCH <= MAX_EVENTS && bytes < MAX_BYTES {
         let entries = reader.next_batch().await?;
-        // At the end of the log.
+        // The log ends here.
         last = entries.last().map_or(goal, Entry::sequence);
         bytes += entries.iter().map(Entry::payload_bytes).sum::<usize>();
         for entry in entries {
@@ -166,7 +166,7 @@ async fn read(reader: &mut LogReader, goal: u64) -> anyhow::Result<Chunk> {
                     sequence,
                     newer: Some(what),
                 } if sequence <= goal => newer.push((sequence, what)),
-                // What is no event has no row.
+                // Messages that are not events have no rows.
                 _ => {}
             }
         }
@@ -178,10 +178,10 @@ async fn read(reader: &mut LogReader, goal: u64) -> anyhow::Result<Chunk> {
     })
 }
 
-/// When the first event at or behind a place on the log happened; none where there is none that can be read nearby.
+/// The time of the first readable event at or after a sequence; none if there is none nearby.
 ///
 /// # Errors
-/// Where NATS does not answer.
+/// If NATS does not answer.
 pub(super) async fn time_of(log: &Log, sequence: u64) -> anyhow::Result<Option<DateTime<Utc>>> {
     let last = end(log).await?.sequence;
     for sequence in sequence..=last.min(sequence.saturating_add(MOST_UNREADABLE)) {

@@ -1,18 +1,18 @@
-//! Makes tables from the log a second time, beside the live ones.
+//! Makes tables from the log again, beside the live ones.
 //!
-//! [`rebuild`] puts them in the place of the live ones, and keeps those for [`undo`]. The hub runs and writes meanwhile.
+//! [`rebuild`] replaces the live tables by these, and keeps the replaced ones for [`undo`]. The hub runs and writes meanwhile.
 //!
-//! 1. A schema of its own (`beside`) gets tables of the live ones' shape (`shape`), and a cursor.
-//! 2. Rows that the log cannot make again are carried over from the live tables (`carry`).
-//! 3. The code that writes the live tables applies the log to them (`feed`): [`super::batch`] with other names.
-//! 4. One short transaction locks the tables' position, so that no instance writes; the log is applied up to there, and the tables
-//!    change places (`swap`).
+//! 1. It creates a schema (`beside`) with a cursor and with tables of the same shape as the live ones (`shape`).
+//! 2. It carries over rows that do not follow from the log (`carry`).
+//! 3. It applies the log to the new tables (`feed`), with the code that writes the live ones ([`super::batch`]).
+//! 4. One short transaction locks the live tables' position, so that no instance writes, applies the rest of the log, and exchanges the
+//!    tables (`swap`).
 //!
-//! [`verify`] makes them in the same way, and compares them with the live ones (`compare`) instead.
+//! [`verify`] makes new tables in the same way, compares them with the live ones (`compare`), and drops them.
 //!
-//! An interrupted run leaves the live tables as they are, or exchanged. Its schema is removed by the next run.
+//! After an interruption the live tables are either unchanged or completely exchanged. The next run removes the schema.
 //!
-//! The role must own the tables: it is the one that migrates, not the one of the running hub.
+//! The role must own the tables. So it is the role that migrates, not the one of the running hub.
 
 pub(super) mod beside;
 mod carry;
@@ -42,32 +42,32 @@ use crate::{
     projection::table::{self, Table},
 };
 
-/// How long PostgreSQL may take to see that a session has ended, and the pause between two looks.
+/// How long PostgreSQL may take to notice that a session has ended, and the pause between two attempts.
 const TURN_ENDS: Duration = Duration::from_secs(5);
 const TURN_PAUSE: Duration = Duration::from_millis(100);
 
-/// How far the work is.
+/// The progress of the work.
 #[derive(Debug, Clone, Copy)]
 pub struct Progress {
-    /// What is done.
+    /// What is being done.
     pub phase: &'static str,
-    /// How much of it is done, and how much it is: events, or key ranges.
+    /// How much of it is done, of how much: events, or rows.
     pub done: u64,
     /// See `done`.
     pub of: u64,
 }
 
-/// Takes what is said of the progress.
+/// Receives the progress.
 pub type Tell<'a> = &'a (dyn Fn(Progress) + Send + Sync);
 
-/// What the work needs.
+/// The connections that the work needs.
 #[derive(Clone, Copy)]
 pub struct Parts<'a> {
     /// The log.
     pub log: &'a Log,
     /// PostgreSQL, as the owner of the tables.
     pub database: &'a Database,
-    /// Takes what is said of the progress.
+    /// Receives the progress.
     pub tell: Tell<'a>,
 }
 
@@ -76,7 +76,7 @@ pub fn table_names() -> impl Iterator<Item = &'static str> {
     table::all().map(|table| table.name)
 }
 
-/// The tables of these names; all where none is named.
+/// The tables with these names; all if `names` is empty.
 fn tables_of(names: &[String]) -> anyhow::Result<Vec<&'static Table>> {
     for name in names {
         anyhow::ensure!(Table::of(name).is_some(), "the log makes no table {name}");
@@ -93,9 +93,9 @@ pub struct Plan {
     pub tables: Vec<PlannedTable>,
     /// First sequence of the log.
     pub first_sequence: u64,
-    /// Where the tables are.
+    /// The position of the live tables.
     pub position: u64,
-    /// What stands in the way.
+    /// What prevents the exchange.
     pub obstacles: Vec<String>,
 }
 
@@ -107,9 +107,9 @@ pub struct PlannedTable {
     pub name: &'static str,
     /// It does not exist, and would be made.
     pub is_missing: bool,
-    /// How many rows it has, as PostgreSQL estimates it; less than none where it does not know.
+    /// PostgreSQL's estimate of the number of its rows; negative if there is none.
     pub estimated_rows: i64,
-    /// Bytes that it takes with its indexes; as much room is needed beside it.
+    /// Its size in bytes with indexes. The new table needs as much again.
     pub bytes: i64,
 }
 
@@ -117,15 +117,15 @@ pub struct PlannedTable {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Rebuilt {
-    /// Tables that were exchanged, and what was carried over to them.
+    /// The tables that were exchanged, and what was carried over.
     pub tables: Vec<RebuiltTable>,
     /// First sequence of the log.
     pub first_sequence: u64,
-    /// Where the tables are.
+    /// The position of the tables.
     pub position: u64,
     /// How many events were applied.
     pub events: u64,
-    /// How many events no table could take.
+    /// How many events the tables could not store.
     pub left_out: u64,
     /// How long the tables' position was locked, in seconds.
     pub locked_seconds: f64,
@@ -141,27 +141,26 @@ pub struct RebuiltTable {
     pub name: &'static str,
     /// It did not exist.
     pub was_missing: bool,
-    /// Rows that it has now, or had when its last rows were carried over.
+    /// The number of its rows when the last ones were carried over.
     pub rows: i64,
     /// What was carried over.
     #[serde(flatten)]
     pub carried: Carried,
 }
 
-/// Says what [`rebuild`] would do; changes nothing.
+/// Finds out what [`rebuild`] would do, and changes nothing.
 ///
 /// # Errors
-/// Where NATS or PostgreSQL is away, or the tables are not such that this version can make them.
+/// If NATS or PostgreSQL is away, or this version cannot make the tables.
 pub async fn plan(parts: Parts<'_>, names: &[String]) -> anyhow::Result<Plan> {
     start::plan(parts, &tables_of(names)?).await
 }
 
-/// Makes tables from the log and puts them in the place of the live ones; all where none is named. Live rows that the log does not
-/// make, and that are not of the platform's own, are left behind unless `keep_extra`.
+/// Makes the tables in `names`, or all if it is empty, from the log, and replaces the live ones by them. Live rows that neither follow from
+/// the log nor belong to the platform are left out unless `keep_extra`.
 ///
 /// # Errors
-/// [`Busy`]; where NATS or PostgreSQL is away; where something stands in the way of exchanging a table. The live tables then are as
-/// they were.
+/// [`Busy`]; if NATS or PostgreSQL is away; if a table cannot be exchanged. The live tables are unchanged then.
 pub async fn rebuild(parts: Parts<'_>, names: &[String], keep_extra: bool) -> anyhow::Result<Rebuilt> {
     let wanted = tables_of(names)?;
     let start = Box::pin(Start::exchange(parts, &wanted)).await?;
@@ -179,11 +178,11 @@ pub async fn rebuild(parts: Parts<'_>, names: &[String], keep_extra: bool) -> an
     made
 }
 
-/// Puts the tables that the last rebuild replaced in their place again, with all that happened since then. The rebuilt ones are kept
-/// instead, so that doing it twice changes nothing.
+/// Brings the tables that the last rebuild replaced up to date, and exchanges them with the live ones. The rebuilt tables are kept then, so
+/// a second `undo` undoes the first.
 ///
 /// # Errors
-/// As [`rebuild`]; also where no replaced tables are kept, or they cannot be brought up to date.
+/// The same as [`rebuild`]; also if no replaced tables are kept, or if they cannot be brought up to date.
 pub async fn undo(parts: Parts<'_>) -> anyhow::Result<Rebuilt> {
     let start = Box::pin(Start::exchange(parts, &[])).await?;
     let beside = start.replaced().await?;
@@ -191,10 +190,10 @@ pub async fn undo(parts: Parts<'_>) -> anyhow::Result<Rebuilt> {
     Box::pin(run.finish()).await
 }
 
-/// Drops the tables that the last rebuild replaced; whether there were any.
+/// Drops the tables that the last rebuild replaced. False if there were none.
 ///
 /// # Errors
-/// [`Busy`], or where PostgreSQL is away or refuses.
+/// [`Busy`], or if PostgreSQL is away or refuses.
 pub async fn forget(database: &Database) -> anyhow::Result<bool> {
     let connection = database.own().await?;
     beside::take_turn(&connection).await?;
@@ -202,12 +201,12 @@ pub async fn forget(database: &Database) -> anyhow::Result<bool> {
     beside::remove(&connection, beside::REPLACED).await
 }
 
-/// Removes what a run that failed has made. Where that fails, the next run does it.
+/// Removes the schema of a run that failed. If that fails, too, the next run does it.
 async fn clean_up(database: &Database) {
     let removed = async {
         let connection = database.own().await?;
         let deadline = tokio::time::Instant::now() + TURN_ENDS;
-        // PostgreSQL may not have seen yet that the run's session has ended.
+        // PostgreSQL may not have noticed yet that the run's session has ended.
         while let Err(error) = beside::take_turn(&connection).await {
             anyhow::ensure!(error.is::<Busy>() && tokio::time::Instant::now() < deadline, error);
             tokio::time::sleep(TURN_PAUSE).await;

@@ -1,4 +1,4 @@
-//! A run: from the making of the tables to the exchange.
+//! One run: it creates the new tables, fills them, and exchanges them.
 
 use std::{
     collections::BTreeSet,
@@ -23,13 +23,13 @@ use crate::{
     projection::{providers::Providers, table::Table, writer},
 };
 
-/// Longest time that a statement about a whole table takes: copying one, or making an index.
+/// Time limit of a statement about a whole table, such as copying it or creating an index.
 pub(super) const STATEMENT: Duration = Duration::from_secs(3 * 3600);
-/// With so many events left the tables' position may be locked: they take some hundred milliseconds.
+/// The tables' position is locked when at most this many events are left, which take some hundred milliseconds.
 const NEAR: u64 = 1000;
-/// How long the exchange is tried while others use the tables.
+/// How long the exchange is attempted while others use the tables.
 const SWAP_PATIENCE: Duration = Duration::from_secs(120);
-/// A transaction that sees one state of all tables, from its first look on.
+/// Begins a snapshot: the transaction sees all tables as of this statement.
 const SNAPSHOT: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT FROM hub.cursors LIMIT 1";
 /// Pause between two attempts.
 const SWAP_PAUSE: Duration = Duration::from_millis(500);
@@ -40,18 +40,18 @@ pub(super) struct Run<'a> {
     start: Start,
     beside: &'a Beside,
     carriers: Vec<Carrier>,
-    /// Of all tables that are made, as they were at the beginning.
+    /// The shapes of the live tables at the beginning.
     shapes: Vec<(&'static Table, String)>,
     feeder: Feeder<'a>,
-    /// How many rows of each table began before the log; empty where none were copied.
+    /// How many rows of each table are older than the log; empty if none were copied.
     older: Vec<u64>,
 }
 
 impl<'a> Run<'a> {
-    /// Prepares it; makes nothing.
+    /// Prepares a run; creates nothing.
     ///
     /// # Errors
-    /// Where PostgreSQL is away.
+    /// If PostgreSQL is away.
     pub(super) async fn new(
         parts: Parts<'a>,
         start: Start,
@@ -88,10 +88,10 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Makes the tables to be compared, to about where the live ones are.
+    /// Makes new tables for a comparison, up to about the live ones' position.
     ///
     /// # Errors
-    /// Where NATS or PostgreSQL is away or refuses.
+    /// If NATS or PostgreSQL is away or refuses.
     pub(super) async fn make_to_compare(&mut self, provider: Option<String>) -> anyhow::Result<()> {
         self.feeder.provider = provider;
         for table in &self.beside.tables {
@@ -108,11 +108,11 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Begins a transaction on another connection that sees the live tables and the made ones as of one place on the log, which it
-    /// returns. The tables' position is locked until it has begun.
+    /// Begins a transaction on another connection that sees the live and the new tables at one position of the log, and returns that
+    /// position. The live tables' position is locked until the transaction has begun.
     ///
     /// # Errors
-    /// Where NATS or PostgreSQL is away.
+    /// If NATS or PostgreSQL is away.
     pub(super) async fn at_one_place<'b>(
         &mut self,
         reading: &'b mut Connection,
@@ -147,7 +147,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The providers that have events, and how many events were applied.
+    /// The providers of the events that were read, and the number of events that were applied.
     pub(super) const fn read(&self) -> (&BTreeSet<String>, u64) {
         (&self.feeder.seen, self.feeder.events)
     }
@@ -155,15 +155,15 @@ impl<'a> Run<'a> {
     /// Another connection for statements about whole tables.
     ///
     /// # Errors
-    /// Where PostgreSQL is away.
+    /// If PostgreSQL is away.
     pub(super) async fn another_connection(&self) -> anyhow::Result<Connection> {
         Ok(self.parts.database.own().await?.for_whole_tables(STATEMENT).await?)
     }
 
-    /// Makes the tables from the log's beginning to about where the live ones are.
+    /// Makes the new tables from the log's beginning up to about the live ones' position.
     ///
     /// # Errors
-    /// Where NATS or PostgreSQL is away or refuses.
+    /// If NATS or PostgreSQL is away or refuses.
     pub(super) async fn make(&mut self) -> anyhow::Result<()> {
         let connection = &self.start.connection;
         for table in &self.beside.tables {
@@ -200,7 +200,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Applies the log until nearly nothing is left.
+    /// Applies the log until few events are left.
     async fn feed(&mut self) -> anyhow::Result<()> {
         loop {
             let position = writer::position(&self.start.connection).await?.unwrap_or_default();
@@ -214,12 +214,12 @@ impl<'a> Run<'a> {
     /// Exchanges the tables.
     ///
     /// # Errors
-    /// Where NATS or PostgreSQL is away or refuses, the tables changed meanwhile, or others use them for too long.
+    /// If NATS or PostgreSQL is away or refuses, the tables changed meanwhile, or others use them for too long.
     pub(super) async fn finish(&mut self) -> anyhow::Result<Rebuilt> {
         let mut carrying = self.another_connection().await?;
-        // Both tables as of one place: what the log does not make cannot be told otherwise.
+        // Both tables must be at one position; otherwise rows that do not follow from the log cannot be recognised.
         let (transaction, _) = self.at_one_place(&mut carrying).await?;
-        // What is written from now on is looked at again in the transaction that exchanges them.
+        // Rows that are written from now on are carried over in the transaction that exchanges the tables.
         let sql = "SELECT (pg_snapshot_xmin(pg_current_snapshot())::text::numeric % 4294967296)::text";
         let since = transaction.query(sql, &[]).await?;
         let since: String = since.first().context("PostgreSQL names no snapshot")?.try_get(0)?;
@@ -254,7 +254,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Exchanges them, also where others use them for a while; how long the position was locked, in seconds.
+    /// Exchanges the tables, with several attempts while others use them. Returns for how many seconds the position was locked.
     async fn exchange(&mut self, since: &str) -> anyhow::Result<f64> {
         let began = Instant::now();
         loop {
@@ -274,7 +274,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// False where the hub has written much meanwhile.
+    /// False if the hub has written too much meanwhile.
     async fn try_to_exchange(&mut self, since: &str) -> anyhow::Result<bool> {
         let Self {
             parts,
@@ -322,7 +322,7 @@ impl<'a> Run<'a> {
     }
 }
 
-/// The live table.
+/// The `oid` of a live table.
 async fn live(connection: &Connection, table: &Table) -> anyhow::Result<Oid> {
     let found = shape::oid(connection, &table.schema(connection.names()), table.bare()).await?;
     found.with_context(|| format!("{} is missing", table.name))
@@ -337,7 +337,7 @@ async fn live_in(transaction: &Transaction<'_>, table: &Table, names: &Names) ->
     Ok(row.try_get(0)?)
 }
 
-/// Whether another lock was in the way.
+/// Whether another session's lock was the reason.
 fn is_in_use(error: &anyhow::Error) -> bool {
     // Lock timeout, deadlock.
     let code = error.downcast_ref::<Error>().and_then(Error::code);

@@ -1,5 +1,5 @@
-//! The shape of a live table, made a second time: columns, constraints, indexes, owner, rights. And what stands in the way of putting
-//! another table in its place.
+//! Creates a table of the same shape as a live one: columns, constraints, indexes, owner, rights. Also finds what prevents the exchange of
+//! the two.
 
 use tokio_postgres::types::Oid;
 
@@ -8,7 +8,7 @@ use crate::{
     projection::{schema, table::Table},
 };
 
-/// What the swap cannot carry over to another table, or this role may not do; `$1`: the table.
+/// What prevents the exchange of a table (`$1`): features that the new table would lack, and rights that this role lacks.
 const OBSTACLES: &str = "
     SELECT 'it is no ordinary table' FROM pg_class WHERE oid = $1 AND (relkind <> 'r' OR relpersistence <> 'p')
     UNION ALL
@@ -54,7 +54,7 @@ const OBSTACLES: &str = "
     FROM pg_constraint f JOIN pg_class c ON c.oid = f.conrelid
     WHERE f.contype = 'f' AND f.confrelid = $1 AND NOT pg_has_role(c.relowner, 'USAGE')";
 
-/// All of a table's shape that is made at its beginning: a change of it meanwhile would be lost.
+/// The part of a table's shape that is copied at the beginning. A later change of it would be lost.
 pub(super) const SHAPE: &str = "
     SELECT concat_ws(E'\\n',
         (SELECT string_agg(concat_ws(' ', a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated,
@@ -67,8 +67,8 @@ pub(super) const SHAPE: &str = "
          FROM pg_index WHERE indrelid = $1 AND indisvalid)
     )";
 
-/// The statements that give a table (`$2`, in the schema `$3`) what another one (`$1`) has beside its columns: replica identity, comment, owner
-/// and rights. Default rights of the role that makes it are taken away first.
+/// The statements that copy replica identity, comment, owner and rights of a table (`$1`) to another one (`$2`, in the schema `$3`). They
+/// first revoke the default rights of the role that created it.
 const DRESS: &str = "
     SELECT statement FROM (
         SELECT 1, format('ALTER TABLE %s REPLICA IDENTITY %s', $2::text, CASE relreplident WHEN 'd' THEN 'DEFAULT'
@@ -97,33 +97,33 @@ const DRESS: &str = "
         FROM pg_attribute a, aclexplode(a.attacl) x WHERE a.attrelid = $1 AND NOT a.attisdropped
     ) AS d (step, statement) ORDER BY step";
 
-/// The table of a name (`$2`) in a schema (`$1`).
+/// Finds a table by its schema (`$1`) and its name (`$2`).
 pub(super) const FIND: &str = "
     SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p', 'v', 'm', 'f')";
 
-/// The table of a name in a schema; none where there is none.
+/// The `oid` of a table; none if it does not exist.
 ///
 /// # Errors
-/// Where PostgreSQL does not answer.
+/// If PostgreSQL does not answer.
 pub(super) async fn oid(connection: &Connection, schema: &str, name: &str) -> anyhow::Result<Option<Oid>> {
     let row = connection.query_opt(FIND, &[&schema, &name]).await?;
     Ok(row.map(|row| row.try_get(0)).transpose()?)
 }
 
-/// Why another table cannot take the place of this one; empty where it can.
+/// What prevents the exchange of this table; empty if nothing does.
 ///
 /// # Errors
-/// Where PostgreSQL does not answer.
+/// If PostgreSQL does not answer.
 pub(super) async fn obstacles(connection: &Connection, table: Oid) -> anyhow::Result<Vec<String>> {
     let rows = connection.query(OBSTACLES, &[&table]).await?;
     rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 
-/// The shape as text, to compare.
+/// The shape as text, for comparisons.
 ///
 /// # Errors
-/// Where PostgreSQL does not answer.
+/// If PostgreSQL does not answer.
 pub(super) async fn fingerprint(connection: &Connection, table: Oid) -> anyhow::Result<String> {
     Ok(connection.query_one(SHAPE, &[&table]).await?.try_get(0)?)
 }
@@ -131,7 +131,7 @@ pub(super) async fn fingerprint(connection: &Connection, table: Oid) -> anyhow::
 /// The columns that can be written.
 ///
 /// # Errors
-/// Where PostgreSQL does not answer.
+/// If PostgreSQL does not answer.
 pub(super) async fn columns(connection: &Connection, table: Oid) -> anyhow::Result<Vec<String>> {
     let sql = "SELECT attname FROM pg_attribute
                WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum";
@@ -139,22 +139,22 @@ pub(super) async fn columns(connection: &Connection, table: Oid) -> anyhow::Resu
     rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 
-/// Whether a table that is made stays.
+/// Whether a new table is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kept {
-    /// It takes the live one's place.
+    /// It will replace the live one.
     ForGood,
-    /// It is dropped at the end of the run; PostgreSQL need not write it twice.
+    /// It is dropped at the end of the run, so PostgreSQL need not log its rows.
     ForNow,
 }
 
-/// A live table, and where another one of its shape is made.
+/// A live table, and the schema for a new one of its shape.
 pub(super) struct Copied<'a> {
     pub(super) connection: &'a Connection,
     pub(super) table: &'static Table,
-    /// The live one.
+    /// That of the live one.
     pub(super) oid: Oid,
-    /// The schema of the other one.
+    /// The schema of the new one.
     pub(super) schema: &'a str,
 }
 
@@ -163,10 +163,10 @@ impl Copied<'_> {
         self.connection.names()
     }
 
-    /// Makes the other one, empty, with its constraints and the indexes by which the projections find rows.
+    /// Creates the new one, empty, with its constraints and the indexes by which projections find rows.
     ///
     /// # Errors
-    /// Where PostgreSQL refuses.
+    /// If PostgreSQL refuses.
     pub(super) async fn make(&self, kept: Kept) -> anyhow::Result<()> {
         let (live, made) = (self.table.live(self.names()), self.table.within(self.schema));
         let sql = "SELECT coalesce('WITH (' || array_to_string(c.reloptions, ', ') || ')', '') || coalesce(' TABLESPACE ' || quote_ident(s.spcname), '')
@@ -184,16 +184,16 @@ impl Copied<'_> {
         self.index(true).await
     }
 
-    /// Makes the indexes that only readers need, now that the rows are there.
+    /// Creates the other indexes, which only readers need; called when the rows are there.
     ///
     /// # Errors
-    /// Where PostgreSQL refuses.
+    /// If PostgreSQL refuses.
     pub(super) async fn index_for_readers(&self) -> anyhow::Result<()> {
         self.index(false).await
     }
 
-    /// Makes the indexes that belong to no constraint, under their own names, which is possible because an index is in its table's
-    /// schema. Those of the platform's tables that the projections use have names of the hub's.
+    /// Creates the indexes that belong to no constraint, with the same names: an index is in its table's schema, so names do not collide.
+    /// Indexes of the platform's tables for the projections have names that begin with `hub_`.
     async fn index(&self, for_projections: bool) -> anyhow::Result<()> {
         let sql = "SELECT replace(pg_get_indexdef(i.indexrelid), ' ON ' || quote_ident(n.nspname) || '.' || quote_ident(c.relname) || ' USING ',
                        ' ON ' || $2::text || ' USING ')
@@ -204,10 +204,10 @@ impl Copied<'_> {
         self.run(&sql, &self.table.within(self.schema)).await
     }
 
-    /// Gives the other one the owner, the rights and the comment.
+    /// Gives the new one the owner, the rights and the comment.
     ///
     /// # Errors
-    /// Where PostgreSQL refuses.
+    /// If PostgreSQL refuses.
     pub(super) async fn dress(&self) -> anyhow::Result<()> {
         let made = self.table.within(self.schema);
         let rows = self.connection.query(DRESS, &[&self.oid, &made, &self.schema]).await?;
@@ -226,10 +226,10 @@ impl Copied<'_> {
     }
 }
 
-/// Makes a table that is missing, as the migrations first made it. The rights that were granted on it are gone with it.
+/// Creates a missing table, as the migrations created it. Rights that were granted on it are lost.
 ///
 /// # Errors
-/// Where PostgreSQL refuses.
+/// If PostgreSQL refuses.
 pub(super) async fn make_missing(connection: &Connection, table: &Table) -> anyhow::Result<()> {
     let statements = statements_about(table);
     anyhow::ensure!(!statements.is_empty(), "no migration makes {}", table.name);
@@ -237,7 +237,7 @@ pub(super) async fn make_missing(connection: &Connection, table: &Table) -> anyh
     Ok(())
 }
 
-/// The statements of the migrations that make a table and its indexes.
+/// The statements of the migrations that create a table and its indexes.
 fn statements_about(table: &Table) -> String {
     let name = if table.is_own() {
         table.name.to_owned()
@@ -263,7 +263,7 @@ fn statements_about(table: &Table) -> String {
     statements
 }
 
-/// Whether PostgreSQL said that a right is missing.
+/// Whether PostgreSQL refused because a right is missing.
 pub(super) fn lacks_a_right(error: &anyhow::Error) -> bool {
     error
         .downcast_ref::<crate::database::Error>()
@@ -282,7 +282,7 @@ mod tests {
             let statements = statements_about(table);
             let tables = statements.matches("CREATE TABLE").count();
             assert_eq!(tables, 1, "{}: {statements}", table.name);
-            // The indexes of the platform's tables are made by `indexes`.
+            // `indexes` creates those of the platform's tables.
             let is_indexed = statements.contains("CREATE INDEX");
             assert!(table.is_own() || !is_indexed, "{}: {statements}", table.name);
         }

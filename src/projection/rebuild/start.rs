@@ -1,4 +1,4 @@
-//! What is found out before anything is made: where the log and the tables are, and what stands in the way.
+//! What a run must know before it creates anything: the position of the log and of the tables, and what prevents the exchange.
 
 use anyhow::Context as _;
 use chrono::Utc;
@@ -17,24 +17,23 @@ use crate::{
     projection::{era, indexes, schema, table::Table, writer},
 };
 
-/// What is known before anything is made.
+/// The beginning of a run.
 pub(super) struct Start {
-    /// Of the run: it has the lock that lets no other run begin.
+    /// The run's connection. Its session holds the lock that prevents other runs.
     pub(super) connection: Connection,
     position: u64,
     pub(super) era: i32,
-    /// Rows that began before this are not made again.
+    /// Rows that began earlier are older than the log.
     pub(super) beginning: Beginning,
     /// Tables that did not exist.
     pub(super) missing: Vec<&'static str>,
 }
 
 impl Start {
-    /// Lets no other run begin, removes what an interrupted one left, makes tables that are missing, and finds out whether all can be
-    /// exchanged.
+    /// Prevents other runs, removes what an interrupted run left, creates missing tables, and checks whether all can be exchanged.
     ///
     /// # Errors
-    /// Where they cannot; where NATS or PostgreSQL is away.
+    /// If they cannot be exchanged; if NATS or PostgreSQL is away.
     pub(super) async fn exchange(parts: Parts<'_>, wanted: &[&'static Table]) -> anyhow::Result<Self> {
         let connection = parts.database.own().await?.for_whole_tables(STATEMENT).await?;
         beside::take_turn(&connection).await?;
@@ -62,11 +61,11 @@ impl Start {
         Self::look(parts, connection, wanted, missing).await
     }
 
-    /// Lets no other run begin, removes what an interrupted one left, and finds out where the tables and the log are; `from`: the first
-    /// event that counts.
+    /// Prevents other runs, removes what an interrupted run left, and reads the positions of tables and log. `from`: the first event that
+    /// counts.
     ///
     /// # Errors
-    /// Where a table is missing; where NATS or PostgreSQL is away.
+    /// If a table is missing; if NATS or PostgreSQL is away.
     pub(super) async fn compare(
         parts: Parts<'_>,
         wanted: &[&'static Table],
@@ -87,7 +86,7 @@ impl Start {
         Ok(start)
     }
 
-    /// Finds out where the tables and the log are.
+    /// Reads the positions of the tables and the log.
     async fn look(
         parts: Parts<'_>,
         connection: Connection,
@@ -111,10 +110,10 @@ impl Start {
         })
     }
 
-    /// A schema for these tables.
+    /// Creates the schema for these tables.
     ///
     /// # Errors
-    /// Where PostgreSQL refuses.
+    /// If PostgreSQL refuses.
     pub(super) async fn begin_beside(&self, wanted: Vec<&'static Table>) -> anyhow::Result<Beside> {
         let made = Beside::begin(&self.connection, wanted, self.beginning.sequence - 1, self.era).await;
         made.map_err(|error| match shape::lacks_a_right(&error) {
@@ -127,7 +126,7 @@ impl Start {
     /// The tables that the last rebuild replaced.
     ///
     /// # Errors
-    /// Where there are none, they cannot be brought up to date, or the live ones cannot be exchanged.
+    /// If there are none, if they cannot be brought up to date, or if the live ones cannot be exchanged.
     pub(super) async fn replaced(&self) -> anyhow::Result<Beside> {
         let replaced = Beside::replaced(&self.connection, self.era).await?;
         let replaced = replaced.context("nothing to undo: no replaced tables are kept")?;
@@ -163,7 +162,7 @@ impl Start {
     }
 }
 
-/// What stands in the way of exchanging tables.
+/// What prevents the exchange of tables.
 async fn obstacles(connection: &Connection, tables: &[&'static Table]) -> anyhow::Result<Vec<String>> {
     let mut all = Vec::new();
     for table in tables {
@@ -175,7 +174,7 @@ async fn obstacles(connection: &Connection, tables: &[&'static Table]) -> anyhow
     Ok(all)
 }
 
-/// Fails where the running hub makes other rows of a table of its own than this version.
+/// Fails if the running hub has another version of a table of its own than this program.
 async fn same_version(connection: &Connection, table: &Table) -> anyhow::Result<()> {
     let row = connection.query_opt(query::READ_PROJECTION, &[&table.bare()]).await?;
     let row = row.with_context(|| format!("no hub that makes {} has ever written the tables", table.name))?;
@@ -188,10 +187,10 @@ async fn same_version(connection: &Connection, table: &Table) -> anyhow::Result<
     Ok(())
 }
 
-/// What a rebuild of these tables would do.
+/// Finds out what a rebuild of these tables would do.
 ///
 /// # Errors
-/// Where NATS or PostgreSQL is away.
+/// If NATS or PostgreSQL is away.
 pub(super) async fn plan(parts: Parts<'_>, wanted: &[&'static Table]) -> anyhow::Result<Plan> {
     let connection = parts.database.own().await?;
     let mut tables = Vec::new();

@@ -1,9 +1,9 @@
-//! Puts the made tables in the place of the live ones, in one short transaction.
+//! Exchanges the live tables with the new ones, in one short transaction.
 //!
-//! What belongs to a table moves with it: rows, indexes, constraints, rights. What others made of the live table is tied to that one by
-//! its number: foreign keys of other tables, views, triggers. It is made again with the same text, which then means the new table. Foreign
-//! keys are made without looking at all rows (`NOT VALID`) and are checked after the transaction, without a lock that others would
-//! notice.
+//! Rows, indexes, constraints and rights belong to a table and move with it. Foreign keys of other tables, views and triggers refer to the
+//! live table by its `oid`. Foreign keys and triggers are dropped and created again with the same text, which then means the new table; views
+//! are replaced in the same way. Foreign keys are created as `NOT VALID` and validated after the transaction, without a lock that others
+//! would notice.
 
 use std::collections::BTreeSet;
 
@@ -17,25 +17,27 @@ use crate::{
     projection::table::{Table, literal},
 };
 
-/// Where the live tables go while the names are exchanged.
+/// The schema of the live tables while the names are exchanged.
 const LEAVING: &str = "hub_leaving";
-/// How long the transaction waits for who uses a table. For so long the tables' position stays locked, and others who come to that table wait, too.
+/// How long the transaction waits for a table that is in use. Meanwhile the tables' position is locked, and other sessions wait for that table.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '200ms'; SET LOCAL search_path = ''";
 
-/// Statements that take what is tied to a live table (`$1`: its oid) from it, and that tie it to the table which then has its name. With
-/// them the foreign keys that are to be checked, as table and name.
+/// For each foreign key to a live table (`$1`: its oid), or from it: the statement that drops it, the one that creates it again for the
+/// table that has the name then, and the one that validates it.
 const FOREIGN_KEYS: &str = "
     SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname),
         format('ALTER TABLE %s ADD CONSTRAINT %I %s%s', conrelid::regclass, conname, pg_get_constraintdef(oid),
             CASE WHEN convalidated THEN ' NOT VALID' ELSE '' END),
         CASE WHEN convalidated THEN format('ALTER TABLE %s VALIDATE CONSTRAINT %I', conrelid::regclass, conname) END
     FROM pg_constraint WHERE contype = 'f' AND $1 IN (conrelid, confrelid) ORDER BY oid";
+/// The same for triggers, which need no validation.
 const TRIGGERS: &str = "
     SELECT format('DROP TRIGGER %I ON %s', tgname, tgrelid::regclass),
         pg_get_triggerdef(oid) || CASE tgenabled WHEN 'O' THEN '' ELSE format('; ALTER TABLE %s %s TRIGGER %I', tgrelid::regclass,
             CASE tgenabled WHEN 'D' THEN 'DISABLE' WHEN 'R' THEN 'ENABLE REPLICA' ELSE 'ENABLE ALWAYS' END, tgname) END,
         NULL::text
     FROM pg_trigger WHERE tgrelid = $1 AND NOT tgisinternal ORDER BY oid";
+/// The same for views, which need not be dropped: the second statement replaces them.
 const VIEWS: &str = "
     SELECT DISTINCT 'SELECT 1', format('CREATE OR REPLACE VIEW %s %s AS %s', v.oid::regclass,
             coalesce('WITH (' || array_to_string(v.reloptions, ', ') || ')', ''), pg_get_viewdef(v.oid)),
@@ -43,19 +45,19 @@ const VIEWS: &str = "
     FROM pg_depend d JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid JOIN pg_class v ON v.oid = r.ev_class
     WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = $1 AND d.deptype = 'n' AND v.relkind = 'v'";
 
-/// A statement that takes something from the live table, and the one that ties it to the new one.
+/// Something that refers to a live table: the statement that drops it, and the one that creates it again for the new table.
 struct Tie {
     take: String,
     tie: String,
-    /// Checks a foreign key.
+    /// The statement that validates a foreign key.
     check: Option<String>,
 }
 
-/// Exchanges `tables` for those of their names in `beside`, which then keeps the live ones under the name of the schema
-/// [`REPLACED`]. The tables' position must be locked, and both must be as far.
+/// Exchanges live tables with those of the same names in `beside`. The tables' position must be locked, and both must be at the same
+/// position. [`keep_replaced`] must follow.
 ///
 /// # Errors
-/// Where PostgreSQL refuses, also where a table is in use for longer than the transaction waits.
+/// If PostgreSQL refuses, for example because a table is in use for longer than the transaction waits.
 pub(super) async fn exchange(
     transaction: &Transaction<'_>,
     names: &Names,
@@ -78,7 +80,7 @@ pub(super) async fn exchange(
         let home = identifier(&table.schema(names));
         moves += &format!("ALTER TABLE {live} SET SCHEMA {LEAVING}; ALTER TABLE {made} SET SCHEMA {home};");
     }
-    // What was made for the others' sake is needed again, should this be undone.
+    // Tables that were only needed to fill others are needed again if this is undone.
     let exchanged: BTreeSet<_> = tables.iter().map(|table| table.name).collect();
     for table in beside.tables.iter().filter(|table| !exchanged.contains(table.name)) {
         moves += &format!("ALTER TABLE {} SET SCHEMA {LEAVING};", table.within(beside.schema()));
@@ -99,10 +101,10 @@ pub(super) async fn exchange(
     Ok(())
 }
 
-/// Gives the replaced tables the name under which they are kept; those of an earlier rebuild go.
+/// Moves the replaced tables to the schema [`REPLACED`], and drops those of an earlier rebuild.
 ///
 /// # Errors
-/// Where PostgreSQL refuses.
+/// If PostgreSQL refuses.
 pub(super) async fn keep_replaced(transaction: &Transaction<'_>) -> anyhow::Result<()> {
     let sql = "SELECT format('DROP TABLE %s', string_agg(c.oid::regclass::text, ', ')) FROM pg_class c
                JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relkind = 'r' HAVING count(*) > 0";
@@ -128,7 +130,7 @@ async fn ties(transaction: &Transaction<'_>, live: &[String]) -> anyhow::Result<
                     tie: row.try_get(1)?,
                     check: row.try_get(2)?,
                 };
-                // A foreign key between two of the tables, or a view of both.
+                // A foreign key between two of the tables, or a view of both, comes twice.
                 if known.insert(tie.tie.clone()) {
                     ties.push(tie);
                 }
@@ -138,10 +140,10 @@ async fn ties(transaction: &Transaction<'_>, live: &[String]) -> anyhow::Result<
     Ok(ties)
 }
 
-/// Checks the foreign keys that a swap left unchecked; why some could not be.
+/// Validates the foreign keys that an exchange left unchecked. Returns why some could not be validated.
 ///
 /// # Errors
-/// Where PostgreSQL does not answer.
+/// If PostgreSQL does not answer.
 pub(super) async fn check_foreign_keys(connection: &Connection) -> anyhow::Result<Vec<String>> {
     if !beside::exists(connection, REPLACED).await? {
         return Ok(Vec::new());

@@ -1,4 +1,4 @@
-//! Whether the tables are what the log says.
+//! Compares the live tables with what follows from the log.
 
 use serde::Serialize;
 
@@ -17,38 +17,38 @@ use crate::{config::Retention, fault_injection::crash_at, projection::table::Tab
 /// What is to be verified.
 #[derive(Debug, Clone, Default)]
 pub struct Asked {
-    /// These tables; all where none is named.
+    /// These tables; all if it is empty.
     pub tables: Vec<String>,
-    /// The first event that counts: only rows that began with it or later are compared.
+    /// The first event that counts: only rows that began at that event or later are compared.
     pub from: Option<u64>,
     /// Only rows that began before this event are compared.
     pub to: Option<u64>,
     /// Only rows of this provider are compared.
     pub provider: Option<String>,
-    /// How long the hub keeps rows: what it deleted is not missing.
+    /// How long the hub keeps rows: a row that it deleted is not missing.
     pub retention: Retention,
 }
 
-/// What was found.
+/// The result.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Verified {
-    /// Nothing differs.
+    /// There is no difference.
     pub is_same: bool,
     /// Each table.
     pub tables: Vec<TableDifferences>,
     /// The first event that was applied.
     pub from: u64,
-    /// Where on the log the tables were compared.
+    /// The position of the log at which the tables were compared.
     pub position: u64,
     /// How many events were applied.
     pub events: u64,
 }
 
-/// Compares the live tables with what the log makes. Hubs run and write meanwhile.
+/// Makes new tables from the log and compares the live ones with them. Hubs run and write meanwhile.
 ///
 /// # Errors
-/// [`super::Busy`]; where NATS or PostgreSQL is away, or the role may not make tables.
+/// [`super::Busy`]; if NATS or PostgreSQL is away, or the role may not create tables.
 pub async fn verify(parts: Parts<'_>, asked: &Asked) -> anyhow::Result<Verified> {
     let wanted = tables_of(&asked.tables)?;
     let start = Start::compare(parts, &wanted, asked.from).await?;

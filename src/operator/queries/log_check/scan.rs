@@ -1,4 +1,4 @@
-//! What of the log is open, and what is wrong with it. Pure: no clock, no I/O.
+//! Finds open events and faults in the events of the log. Pure: no clock, no I/O.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,16 +16,16 @@ use crate::{
     transform::Transform,
 };
 
-/// Orders that are remembered to compare the order of their webhooks: some days of a busy platform, in 20 MB.
+/// Number of orders that are kept in memory to compare the sequence of their webhooks: some days of a busy platform, in 20 MB.
 const REMEMBERED_ORDERS: NonZeroUsize = NonZeroUsize::new(200_000).expect("it is no zero");
-/// Most causes that are noted to be looked up.
+/// Most causes that are kept to be looked up.
 const MOST_CAUSES: usize = 100_000;
 
-/// An event that something is wrong with.
+/// A faulty event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Fault {
-    /// Its place on the log.
+    /// Its sequence.
     pub sequence: u64,
     /// Its type.
     #[serde(rename = "type")]
@@ -47,22 +47,22 @@ impl Fault {
     }
 }
 
-/// What is wrong with the log.
+/// The faults of the log.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Faults {
     /// Accepted events that a stage has acknowledged, that are not parked, and that have no outcome.
     pub lost: Named<Fault>,
-    /// Events that follow from one that is not there.
+    /// Events with a cause that is not on the log.
     pub without_cause: Named<Fault>,
-    /// Webhooks that were transformed before an earlier one of their order.
+    /// Webhooks that were transformed before an earlier webhook of their order.
     pub out_of_order: Named<Fault>,
-    /// Events with an id that does not follow from their cause.
+    /// Events with an id that does not derive from their cause.
     pub wrong_ids: Named<Fault>,
 }
 
 impl Faults {
-    /// Whether nothing is wrong.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         let Self {
             lost,
@@ -74,32 +74,32 @@ impl Faults {
     }
 }
 
-/// An acceptance, or a retry of it, that has not ended.
+/// A webhook that was accepted, or a retry of it, that has not ended.
 struct Run {
-    /// Where it began, and whether that was a request to take it up again.
+    /// The sequence of its first event, and whether that requested a retry.
     began: u64,
     is_retry: bool,
-    /// Its events: places and ids.
+    /// Its events: sequences and ids.
     events: Vec<(u64, EventId)>,
-    /// The one that a stage must take up, and its type.
+    /// The one that a stage must handle next, and its type.
     next: Fault,
     event_type: EventType,
 }
 
-/// A cause that is to be looked up.
+/// A cause to be looked up.
 pub(super) struct Cause {
     pub(super) sequence: u64,
-    /// What both begin with; none where the event begins something new.
+    /// The root of both; none if the event is a root.
     pub(super) root: Option<EventId>,
     /// The event that names it.
     pub(super) of: Fault,
 }
 
-/// What was read so far.
+/// The state of the check.
 pub(super) struct Scan {
     first: u64,
     open: HashMap<EventId, Vec<Run>>,
-    /// The last webhook of each order that was transformed.
+    /// The last transformed webhook of each order.
     transformed: LruCache<OrderKey, u64>,
     pub(super) causes: Vec<Cause>,
     pub(super) causes_left_out: u64,
@@ -110,7 +110,7 @@ pub(super) struct Scan {
 }
 
 impl Scan {
-    /// Of a log that begins at this place.
+    /// For a log that is read from this sequence.
     pub(super) fn from(first: u64) -> Self {
         Self {
             first,
@@ -125,12 +125,12 @@ impl Scan {
         }
     }
 
-    /// Whether something is open.
+    /// Whether anything is open.
     pub(super) fn has_open(&self) -> bool {
         !self.open.is_empty()
     }
 
-    /// Takes the next event.
+    /// Processes the next event.
     pub(super) fn note(&mut self, event: &Recorded) {
         self.events += 1;
         let envelope = &event.envelope;
@@ -174,7 +174,7 @@ impl Scan {
         }
     }
 
-    /// Notes the cause of an event that belongs to nothing open: the webhook has ended before, or began before the part that is read.
+    /// Notes the cause of an event that belongs to no open webhook: the webhook has ended, or it is older than the part that is read.
     fn note_cause(&mut self, event: &Recorded) {
         let Some(sequence) = event.envelope.cause_sequence.filter(|cause| *cause >= self.first) else {
             return;
@@ -192,7 +192,8 @@ impl Scan {
         }
     }
 
-    /// How many of the open ones wait for a stage, and how many are parked. The rest is lost, unless events of a later version may have ended them.
+    /// Returns how many of the open ones wait for a stage, and how many are parked. The others are lost, unless an event of a later version
+    /// may have ended them.
     pub(super) fn judge_open(
         &mut self,
         in_lanes: &HashSet<u64>,
@@ -217,12 +218,11 @@ impl Scan {
     }
 }
 
-/// The one of these runs that an event belongs to. What follows in a retry names the request as its cause, and the place of the event that
-/// was taken up again.
+/// The run that an event belongs to. In a retry, events name the request as their cause, with the sequence of the event that is retried.
 fn run_of(runs: &[Run], event: &Recorded) -> Option<usize> {
     let (cause, sequence) = (event.envelope.cause_id, event.envelope.cause_sequence);
     let Some(sequence) = sequence else {
-        // Older versions do not say it.
+        // Events of older versions do not name a sequence.
         return runs.len().checked_sub(1);
     };
     let by_place = runs
@@ -234,7 +234,7 @@ fn run_of(runs: &[Run], event: &Recorded) -> Option<usize> {
     })
 }
 
-/// Whether the id of what a webhook or an order became follows from its cause; true of what has other labels.
+/// Whether the id of an event derives from its cause. Only two types of events are checked; for others it is true.
 fn has_right_id(event: &Recorded) -> bool {
     let envelope = &event.envelope;
     let label = match envelope.event_type {
@@ -242,7 +242,7 @@ fn has_right_id(event: &Recorded) -> bool {
         EventType::OrderForwarded => OUTCOME,
         _ => return true,
     };
-    // Events of older versions do not name the place of their cause, and it is not in their ids.
+    // Events of older versions do not name the sequence of their cause, and their ids do not depend on it.
     let (Some(cause), Some(sequence)) = (envelope.cause_id, envelope.cause_sequence) else {
         return true;
     };
