@@ -1,5 +1,5 @@
-//! HTTP requests to the backend and the providers: the set-up of a client, an answer within its limit, and why there was
-//! none. The callers know what an answer means.
+//! HTTP requests to the backend and the providers: the set-up of a client, and an answer within its limit or the reason why there is none.
+//! The callers know what an answer means.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! How long rows of what has ended are kept in the tables: `RETENTION_…`.
+//! How long the tables keep rows with nothing left to happen: `RETENTION_…`.
 
 use std::time::Duration;
 

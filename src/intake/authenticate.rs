@@ -1,5 +1,5 @@
-//! Verifies that a request comes from the provider: by the provider's secrets, and by those of the branch that it names where
-//! branches have their own.
+//! Verifies that a request comes from the provider: by the provider's secrets or, if branches have secrets of their own, by those of the
+//! branch that the request names.
 
 use chrono::{DateTime, Utc};
 

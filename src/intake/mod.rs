@@ -2,7 +2,7 @@
 //!
 //! [`receive`] makes the checks of the contract in their order. [`crate::serving`] provides what all routes share: the body
 //! within its limits, its JSON, the client's address and its rate limit. [`reload`] reads secrets again. [`unmatched_route`]
-//! answers requests that are no webhook. Answers depend only on the event log.
+//! answers requests that are not webhooks. Answers depend only on the event log.
 
 use std::{net::IpAddr, sync::Arc};
 

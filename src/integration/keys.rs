@@ -1,10 +1,9 @@
 //! Idempotency keys of the backend, kept for longer than the log recognises ids.
 //!
-//! The log knows an id for five minutes. A backend with a delayed queue asks again after hours, and a provider must not get
-//! the same status twice. So each key is stored as a message of the stream `KEYS`, with the id of the event that it made, and
-//! expires after a day. Its message is the digest of the request, so that another request under the same key is recognised as
-//! no repeat. It is written after the event is on the log: a key without its event would swallow a request. The keys are not
-//! essential; without them a key is valid as long as the log's own memory.
+//! The log recognises an id for five minutes. A backend with a delayed queue may repeat a request after hours, and a provider must not get
+//! the same status twice. So each key is stored in the stream `KEYS` for a day: a message with the id of the event and a digest of the
+//! request, so that a different request with the same key is refused. It is written after the event is on the log, because a key without
+//! its event would swallow a request. The keys are not essential: without them, repeats are recognised for as long as the log does.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Why NATS cannot be reached, in plain words: for each server, repeatedly in the log, and in health.
+//! Explains in plain words why NATS cannot be reached: for each server, repeatedly in the log, and in health.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},

@@ -1,4 +1,4 @@
-//! The faults of a payload, all of them, each with its JSON pointer.
+//! All faults of a payload, each with its JSON pointer.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! How far long work is, on standard error: a line now and then, with the rate and the time that is left.
+//! Shows the progress of long work on standard error: a line now and then, with the rate and the time that is left.
 
 use std::{
     sync::Mutex,

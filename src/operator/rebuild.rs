@@ -1,4 +1,4 @@
-//! `rebuild`: tables from the log again.
+//! `rebuild`: makes tables from the log again.
 
 use std::{fmt, process::ExitCode};
 

@@ -1,4 +1,4 @@
-//! An event as text for people.
+//! Describes an event in a line of text for people.
 
 use std::fmt;
 

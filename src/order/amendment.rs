@@ -1,4 +1,4 @@
-//! What a later word of a provider changes of an order: its lines, its amounts, money that is paid back.
+//! A later change of an order by its provider: lines, amounts, refunds.
 
 use chrono::{DateTime, Utc};
 use serde_json::value::RawValue;

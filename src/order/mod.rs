@@ -1,8 +1,9 @@
-//! The unified order: what every provider's format becomes before it goes to the backend.
+//! The unified order: the form that the order of every provider gets before it goes to the backend.
 //!
-//! [`sanitise`] cleans texts of strangers, [`money`] parses amounts from JSON text, [`phone`] numbers of telephones. [`node`] reads formats of our own field by
-//! field. [`model`] is the order itself, [`amendment`] what later changes it, [`status`] its words, [`flag`] what is to be known about it, [`body`] what is posted to the backend. Which field of a
-//! provider means what is left to [`crate::provider`].
+//! [`sanitise`] cleans texts from outside, [`money`] parses amounts from JSON text, [`phone`] parses telephone numbers. [`node`] reads JSON
+//! with known fields. [`model`] is the order itself, [`amendment`] a later change of it, [`status`] has the words for its status, [`flag`]
+//! the remarks about it. [`body`] is the text for the backend, [`idempotency`] the key that it is posted with. [`crate::provider`] decides
+//! which field of a provider means what.
 
 pub mod sanitise;
 pub mod money;

@@ -1,9 +1,9 @@
-//! Which log the tables are made from, and what happens when it becomes another one.
+//! Checks whether the log is the one that the tables were made from, and begins a new era if it is not.
 //!
-//! The cursor keeps when the log was created and some marks of its messages (see [`crate::journal::identity`]). When they do
-//! not match, the position goes back to the common point, or to the beginning, and the tables are written from there on: an
-//! *era* begins. Earlier rows stay. Events that are read again change nothing, because every row has its event's id; an error
-//! with an id that was used before, by an event of a lost log, gets another one.
+//! The cursor stores when the log was created, and marks of some of its messages (see [`crate::journal::identity`]). If they do not match,
+//! the position goes back to the common point, or to the beginning if there is none, and the tables are written from there: an *era*
+//! begins. Earlier rows stay. Reading an event again changes nothing, because every row has its event's id. An error whose id was used
+//! before, by an event of a lost log, gets another id.
 
 use serde::{Deserialize, Serialize};
 

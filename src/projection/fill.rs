@@ -5,7 +5,7 @@
 //! then on each batch of the tables moves both. Every step is a transaction of the [`writer`]. After a restart filling
 //! continues at the position.
 //!
-//! An older version that writes the tables does not move the position; rows of a newer version are left to that.
+//! An older version that writes the tables does not move the position. Rows of a newer version are left to instances of that version.
 
 use std::{
     future::pending,
@@ -34,11 +34,11 @@ use crate::{
 
 /// Pause after trouble.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
-/// How long emptying a table waits for who uses it. For so long the tables' position stays locked, and who comes to that table waits, too.
+/// How long emptying a table waits for sessions that use it. Meanwhile the tables' position is locked, and other sessions wait for that table.
 const RESET_LOCK: &str = "SET LOCAL lock_timeout = '200ms'";
-/// PostgreSQL's code where that was not enough.
+/// PostgreSQL's code if that was not enough.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
-/// How often is said how far it is.
+/// Pause between two log lines about the progress.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// Empties the projections with rows of an older version, and begins those that are new; `era`: the tables'. To be called by the

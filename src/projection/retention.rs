@@ -1,15 +1,14 @@
 //! Deletes rows that ended long ago, as `RETENTION_…` says.
 //!
-//! The instance that writes the tables does it beside the writing: a pass over each table every hour, in steps of some
-//! hundred rows by the primary key, so that it needs no index of the platform's, with a pause of ten times the duration of
-//! the step. Each step is a transaction of the [`writer`]: a batch beside it may have read a row that the step would delete.
+//! The instance that writes the tables also deletes rows. Every hour it passes over each table, in steps of some hundred rows by the
+//! primary key, so it needs no index of the platform. After each step it pauses ten times as long as the step took. Each step is a
+//! transaction of the [`writer`], so it never deletes a row that a concurrent batch has read.
 //!
 //! Open rows stay, however old they are: webhooks without an end, errors that are not resolved, and webhooks with such an
-//! error. Deleted rows come back when the tables are filled from the log again, as far back as that reaches, and go again at
-//! the next pass.
+//! error. If the tables are filled from the log again, deleted rows come back, as far as the log reaches, and the next pass deletes them.
 //!
-//! When the role may not delete rows of a table, that table alone is left out: each pass logs it, and metric and health show
-//! it until the right is granted.
+//! If the role may not delete rows of a table, that table alone is left out. Each pass logs it, and a metric and health show it until the
+//! right is granted.
 
 use std::{
     future::pending,

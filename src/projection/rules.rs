@@ -1,4 +1,4 @@
-//! Which event decides a row: the rules by which an event changes an existing row, in one place.
+//! Decides how an event changes an existing row. All of these rules are here.
 //!
 //! A batch reads what the tables know of its webhooks and orders, applies its events to that in memory, in the log's order,
 //! and writes the result. So there is no second form of these rules in SQL, and the tables do not depend on where a batch

@@ -1,15 +1,14 @@
-//! Which instance writes the tables: one at a time, by a lease in the row that holds the position.
+//! Decides which instance writes the tables: one at a time, by a lease in the row that holds the position.
 //!
-//! The writer renews it with every transaction, and while there is nothing to write. An instance that takes the tables over
-//! waits until the lease has run out by the server's clock, so no two machines' clocks are compared. Every transaction of the
-//! writer, whether a batch, a step of `fill` or of `retention`, begins by locking the row under its own name. So two never run at
-//! the same time, and an instance that was replaced while it was frozen finds another name
-//! there and writes nothing.
+//! The writer renews the lease with every transaction, and while there is nothing to write. An instance that takes the tables over waits
+//! until the lease has expired by PostgreSQL's clock, so no clocks of two machines are compared. Every transaction of the writer (a batch,
+//! a step of `fill` or of `retention`) first locks the row and checks that it still names this instance. So two transactions never run at
+//! the same time, and an instance that was replaced while it was frozen writes nothing.
 //!
-//! It is no session lock. Such a lock stays for as long as the server believes that the session is alive, which for a frozen
-//! backend or hub is for ever. A frozen transaction holds the row; the server ends it after
-//! `idle_in_transaction_session_timeout`. It is no lease of a stage either ([`crate::delivery::lease`]): NATS would give that to the
-//! next instance while a transaction of the one before is still open.
+//! Why not a session lock: it stays for as long as the server considers the session alive, and that has no limit if the backend or the hub
+//! is frozen. A frozen transaction also locks the row, but the server ends it after `idle_in_transaction_session_timeout`. Why not a lease
+//! like those of the stages ([`crate::delivery::lease`]): NATS would give it to the next instance while a transaction of the previous one
+//! is still open.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The meaning of a provider's webhook.
+//! What a webhook means: the result of reading it by the provider's file.
 
 use chrono::{DateTime, Utc};
 

@@ -1,4 +1,4 @@
-//! The events that the stage records.
+//! Makes the events that the stage `push` records.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Leaves events of providers that are not enabled on this instance to other instances: while they are restarted one after the other
-//! with a new configuration, the provider may be enabled on another one.
+//! Leaves events of providers that are not enabled on this instance to other instances. While instances are restarted one after the other
+//! with a new configuration, the provider may already be enabled on another one.
 
 use std::{
     collections::HashMap,

@@ -1,5 +1,5 @@
-//! The cause when a provider refuses the hub's credentials (401), or fails: one branch, or the hub's credentials and the
-//! provider. Pure: the time is passed in.
+//! Decides what is at fault if a provider refuses the hub's credentials (401) or fails: one branch, or the credentials and the provider as a
+//! whole. Pure: the time is passed in.
 //!
 //! A branch with a row that names a foreign store is refused whatever the token is, and only its own requests fail. When
 //! several branches are refused, and none is accepted meanwhile, the credentials are the cause.

@@ -1,4 +1,4 @@
-//! What became of a request to a provider.
+//! The result of a request to a provider.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! How many requests of a provider, and of each of its branches, run or wait for a slot, so that neither a slow provider
-//! fills the stage nor a hanging branch keeps the others from their provider.
+//! Limits how many requests of a provider, and of each of its branches, run or wait for a slot. So a slow provider cannot fill the stage, and
+//! a hanging branch cannot keep other branches from their provider.
 
 use std::{
     collections::HashMap,

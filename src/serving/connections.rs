@@ -1,4 +1,4 @@
-//! Which connections of the public port stay open when there are more than it can hold.
+//! Decides which connections of the public port stay open if there are more than it can hold.
 //!
 //! Connections have three classes: strangers; known addresses, which lately sent a verified webhook; and trusted ones, which
 //! showed the service token, are on a provider's list, or are trusted proxies. Strangers may have three quarters of the

@@ -1,4 +1,4 @@
-//! Paths and methods without a route, and the one form in which a path is matched.
+//! Answers paths and methods without a route, and brings paths into the form in which they are matched.
 
 use axum::{
     body::Body,

@@ -1,4 +1,4 @@
-//! Webhooks that report the result of a menu: no orders, but results that the push stage waits for.
+//! Webhooks that report the result of a menu. They are about no order; the stage `push` waits for the result.
 
 use chrono::{DateTime, Utc};
 

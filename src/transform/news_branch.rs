@@ -1,4 +1,4 @@
-//! The branch that news are for: the one that their order went to, even if that branch's row has changed since.
+//! Finds the branch that news of an order are for: the one to which the order went, even if that branch's row has changed since.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! Hashes, their text forms, and how a secret is kept.
+//! Hashes, their text forms, and the forms in which a secret may be written.
 
 use base64::{
     Engine as _, alphabet,
@@ -10,7 +10,7 @@ use serde::Deserialize;
 use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha512};
 
-/// Padding may be missing, of secrets and in URLs: providers and libraries differ in it, and it carries nothing.
+/// Padding may be missing, in secrets and in URLs: providers and libraries differ, and it carries no information.
 const LENIENT: GeneralPurposeConfig =
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
 const SECRET: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
@@ -20,7 +20,7 @@ const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIEN
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Algorithm {
-    /// SHA-1, for providers that know no better; as an HMAC it is not broken.
+    /// SHA-1, for providers that offer nothing else. Its use in an HMAC is not broken.
     Sha1,
     /// SHA-256.
     Sha256,

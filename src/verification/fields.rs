@@ -1,7 +1,7 @@
 //! The fields of a JSON object as they are signed one by one: `a=1&b=x`, sorted, without escaping.
 //!
-//! Joined so, `{"a": "1&b=2"}` and `{"a": "1", "b": "2"}` give the same text. What is read of an object follows from the text
-//! where the text can be read from left to right in one way only. So
+//! Joined in this way, `{"a": "1&b=2"}` and `{"a": "1", "b": "2"}` give the same text. The fields that are read follow from the text only if it
+//! can be read from left to right in one way. So these rules apply:
 //!
 //! - every field that is read is there once, of its type; names hold neither `&` nor `=`;
 //! - a text or a number that is read holds no `&`: it ends at the next one;

@@ -1,4 +1,4 @@
-//! The engine: a scheme, a request and the secrets make a proof or a refusal.
+//! The engine of verification: from a scheme, a request and the secrets it makes a proof or a refusal.
 
 use std::borrow::Cow;
 

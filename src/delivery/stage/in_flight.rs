@@ -1,4 +1,4 @@
-//! The work that an instance has in memory while it holds a stage, and the sources of more.
+//! The events and lanes that an instance has in memory while it holds a stage, and the sources of more.
 
 use std::collections::HashMap;
 

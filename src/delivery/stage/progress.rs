@@ -1,8 +1,8 @@
-//! How far a stage is: which of its events are settled, and from which sequence on the log may hold outcomes of the others.
+//! The progress of a stage: which of its events are settled, and from which sequence on the log may have outcomes of the others.
 //!
-//! The consumer's acknowledgement floor says that, too, but after an instance died it stays behind until the server has
-//! delivered again what that instance held, which takes `ack_wait`. So each instance keeps its own account, and stores it
-//! with its lease (see [`Floor`]). Pure: no I/O.
+//! The consumer's acknowledgement floor shows this, too. But after an instance died it stays behind until the server has redelivered the
+//! events of that instance, which takes `ack_wait`. So each instance keeps its own record, and stores it with its lease (see [`Floor`]).
+//! Pure: no I/O.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! What an instance writes with its lease while it holds a stage: how far the stage is, and which requests are under way
-//! elsewhere.
+//! What an instance writes with its lease while it holds a stage: the stage's progress, and the requests that are under way on other
+//! instances.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},

@@ -1,4 +1,4 @@
-//! Requests that are no webhook: a wrong method, an unknown path or another spelling of one, or plain HTTP where HTTPS is
+//! Answers requests that are not webhooks: a wrong method, an unknown path or another spelling of one, or plain HTTP where HTTPS is
 //! required.
 
 use std::{net::SocketAddr, sync::Arc};

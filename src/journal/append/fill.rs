@@ -1,4 +1,4 @@
-//! How full the log is: the share of `max_bytes` that `EVENTS` uses, as last reported by the server.
+//! The fill level of the log: the share of `max_bytes` that `EVENTS` uses, as the server last reported it.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 

@@ -1,4 +1,4 @@
-//! What is cooked and what it costs, in bodies of new orders and of amendments.
+//! The lines and prices of an order, in bodies of new orders and of amendments.
 
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;

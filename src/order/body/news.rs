@@ -1,4 +1,4 @@
-//! A second announcement of an order: how it differs from the first one, and its form as news of the order.
+//! A second announcement of an order: finds the differences from the first one, and makes news of the order from it.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};

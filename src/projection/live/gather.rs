@@ -1,4 +1,4 @@
-//! How many events one transaction gets: a quiet log makes small ones, a busy one large ones.
+//! Decides how many events one transaction applies: few while the log is quiet, many while it is busy.
 //!
 //! An order has three events or more, and each batch with one of them writes the order's rows once. So while the log is busy
 //! a batch waits for more events, and most orders get their rows by one insert instead of an insert and two updates. The wait

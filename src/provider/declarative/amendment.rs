@@ -1,4 +1,4 @@
-//! An amendment, of a document and what a provider's file says about it.
+//! Reads an amendment of an order from a document by a provider's file.
 
 use chrono::TimeDelta;
 

@@ -1,4 +1,4 @@
-//! How an amount is found and written, in a provider's file.
+//! What a provider's file says about an amount: where it is, and how it is written.
 
 use std::{fmt, marker::PhantomData};
 

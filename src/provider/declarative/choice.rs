@@ -1,4 +1,4 @@
-//! A word of ours for a word of the provider's.
+//! What a provider's file says about a word of the hub: which words of the provider mean it.
 
 use serde::{
     Deserialize, Deserializer,
@@ -7,7 +7,7 @@ use serde::{
 
 use super::{pick::Sources, words::Words};
 
-/// One of a closed list of words of ours, for words of the provider's.
+/// Chooses one of a closed list of the hub's words by the provider's words.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(
     deny_unknown_fields,
@@ -15,7 +15,7 @@ use super::{pick::Sources, words::Words};
     bound(deserialize = "T: Deserialize<'de>")
 )]
 pub struct Choice<T> {
-    /// What decides before `from`: the first that holds.
+    /// Conditions that are checked before `from`; the first one that is true decides.
     #[serde(default = "Vec::new")]
     pub when: Vec<ChoiceWhen<T>>,
     /// Where the provider's word may be; the first that is in `words` counts.
@@ -24,9 +24,9 @@ pub struct Choice<T> {
     /// Its words, in either case.
     #[serde(default)]
     pub words: Words<T>,
-    /// What is meant where there is no word; as `other`, where the file does not say.
+    /// The meaning if there is no word; that of `other` if the file does not say.
     pub absent: Option<T>,
-    /// What is meant where the word is none of them.
+    /// The meaning if the word is not in `words`.
     pub other: Option<T>,
 }
 

@@ -1,4 +1,4 @@
-//! What an order costs.
+//! Reads the prices of an order.
 
 use super::{
     amount::Amount,

@@ -1,4 +1,4 @@
-//! Texts for people: the first of several, texts put together, words said in ours.
+//! Reads texts for people: the first of several, several joined, and words of the provider as the file translates them.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! What a verified webhook takes of its provider's limits, and what is returned.
+//! What a verified webhook takes from its provider's limits, and what is given back.
 //!
 //! A new webhook takes a point of the provider's quota, its bytes, and points of its branch's part where a branch's own
 //! secret proved it. All of that is given back when it was not stored. A repeat that is stored again, because the log forgot

@@ -1,5 +1,5 @@
 //! The process as the operating system sees it, under the names that Prometheus' own clients use. Linux only: elsewhere there is no
-//! `/proc`, and the metrics stay away.
+//! `/proc`, and these metrics are missing.
 
 use std::fs;
 
