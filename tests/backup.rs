@@ -202,6 +202,42 @@ async fn events(nats: &Nats) -> stream::Stream {
     nats.provision().await.get_stream("EVENTS").await.unwrap()
 }
 
+async fn append(nats: &Nats, count: usize) {
+    let hub = jetstream::new(nats.connect("hub").await);
+    for _ in 0..count {
+        let published = hub.publish("orders.forwarded.careem.b.p00", "{}".into()).await;
+        published.unwrap().await.unwrap();
+    }
+}
+
+/// A server with a small log, and a backup of it.
+struct BackedUp {
+    nats: Nats,
+    provision: Settings,
+    _folder: tempfile::TempDir,
+    /// The folder of the backup.
+    place: String,
+}
+
+impl BackedUp {
+    /// With so many events.
+    async fn of_events(count: usize) -> Self {
+        let nats = Nats::start().await;
+        let (backup, provision) = (settings(&nats, "backup"), settings(&nats, "provision"));
+        run(&provision, &["streams", "apply"]).await.expect_success();
+        append(&nats, count).await;
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("log").to_str().unwrap().to_owned();
+        run(&backup, &["backup", &place]).await.expect_success();
+        Self {
+            nats,
+            provision,
+            _folder: folder,
+            place,
+        }
+    }
+}
+
 /// A log of 20 MB, of which a consumer has read some.
 async fn fill(nats: &Nats) {
     let hub = jetstream::new(nats.connect("hub").await);

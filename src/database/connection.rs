@@ -128,6 +128,16 @@ impl Deref for PooledOrOwn {
     }
 }
 
+/// Runs a statement, a text or a prepared one, with a method of the client, within the time limit.
+macro_rules! run {
+    ($self:ident.$method:ident($sql:ident, $with:ident)) => {
+        match $sql.with(&$self.names) {
+            Run::Text(sql) => $self.within($self.client.$method(&*sql, $with)).await,
+            Run::Prepared(statement) => $self.within($self.client.$method(statement, $with)).await,
+        }
+    };
+}
+
 impl Connection {
     pub(super) fn pooled(object: Object, tls: MakeRustlsConnect, names: Arc<Names>) -> Self {
         let watch = DeadlineGuard::of(&object, tls);
@@ -168,6 +178,11 @@ impl Connection {
         &self.names
     }
 
+    /// Waits for a statement, until the connection's time limit.
+    async fn within<T>(&self, statement: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, Error> {
+        self.watch.within(self.watch.limit, statement).await
+    }
+
     /// Whether it can be used no more.
     pub fn is_broken(&self) -> bool {
         self.watch.is_broken.load(Ordering::Relaxed) || self.client.is_closed()
@@ -179,9 +194,7 @@ impl Connection {
     /// If PostgreSQL refuses or does not answer.
     pub async fn prepare_cached(&self, sql: &str) -> Result<Statement, Error> {
         let sql = self.names.fill(sql);
-        self.watch
-            .within(self.watch.limit, self.client.prepare_cached(&sql))
-            .await
+        self.within(self.client.prepare_cached(&sql)).await
     }
 
     /// A statement.
@@ -190,7 +203,7 @@ impl Connection {
     /// If PostgreSQL refuses or does not answer.
     pub async fn prepare(&self, sql: &str) -> Result<Statement, Error> {
         let sql = self.names.fill(sql);
-        self.watch.within(self.watch.limit, self.client.prepare(&sql)).await
+        self.within(self.client.prepare(&sql)).await
     }
 
     /// The rows of a statement.
@@ -198,18 +211,7 @@ impl Connection {
     /// # Errors
     /// If PostgreSQL refuses or does not answer.
     pub async fn query<T: ?Sized + Runs>(&self, sql: &T, with: Parameters<'_>) -> Result<Vec<Row>, Error> {
-        match sql.with(&self.names) {
-            Run::Text(sql) => {
-                self.watch
-                    .within(self.watch.limit, self.client.query(&*sql, with))
-                    .await
-            }
-            Run::Prepared(statement) => {
-                self.watch
-                    .within(self.watch.limit, self.client.query(statement, with))
-                    .await
-            }
-        }
+        run!(self.query(sql, with))
     }
 
     /// The only row of a statement.
@@ -217,18 +219,7 @@ impl Connection {
     /// # Errors
     /// If there is not exactly one, or PostgreSQL refuses or does not answer.
     pub async fn query_one<T: ?Sized + Runs>(&self, sql: &T, with: Parameters<'_>) -> Result<Row, Error> {
-        match sql.with(&self.names) {
-            Run::Text(sql) => {
-                self.watch
-                    .within(self.watch.limit, self.client.query_one(&*sql, with))
-                    .await
-            }
-            Run::Prepared(statement) => {
-                self.watch
-                    .within(self.watch.limit, self.client.query_one(statement, with))
-                    .await
-            }
-        }
+        run!(self.query_one(sql, with))
     }
 
     /// The row of a statement that has at most one.
@@ -236,18 +227,7 @@ impl Connection {
     /// # Errors
     /// If there are more, or PostgreSQL refuses or does not answer.
     pub async fn query_opt<T: ?Sized + Runs>(&self, sql: &T, with: Parameters<'_>) -> Result<Option<Row>, Error> {
-        match sql.with(&self.names) {
-            Run::Text(sql) => {
-                self.watch
-                    .within(self.watch.limit, self.client.query_opt(&*sql, with))
-                    .await
-            }
-            Run::Prepared(statement) => {
-                self.watch
-                    .within(self.watch.limit, self.client.query_opt(statement, with))
-                    .await
-            }
-        }
+        run!(self.query_opt(sql, with))
     }
 
     /// Runs a statement; how many rows it touched.
@@ -255,18 +235,7 @@ impl Connection {
     /// # Errors
     /// If PostgreSQL refuses or does not answer.
     pub async fn execute<T: ?Sized + Runs>(&self, sql: &T, with: Parameters<'_>) -> Result<u64, Error> {
-        match sql.with(&self.names) {
-            Run::Text(sql) => {
-                self.watch
-                    .within(self.watch.limit, self.client.execute(&*sql, with))
-                    .await
-            }
-            Run::Prepared(statement) => {
-                self.watch
-                    .within(self.watch.limit, self.client.execute(statement, with))
-                    .await
-            }
-        }
+        run!(self.execute(sql, with))
     }
 
     /// Runs statements without parameters.
@@ -292,9 +261,7 @@ impl Connection {
     /// If PostgreSQL refuses or does not answer.
     pub async fn simple_query(&self, sql: &str) -> Result<Vec<SimpleQueryMessage>, Error> {
         let sql = self.names.fill(sql);
-        self.watch
-            .within(self.watch.limit, self.client.simple_query(&sql))
-            .await
+        self.within(self.client.simple_query(&sql)).await
     }
 
     /// Begins a transaction; it is rolled back where it is dropped.
@@ -335,16 +302,19 @@ pub struct Transaction<'a> {
 }
 
 impl Transaction<'_> {
+    async fn prepared(&self, sql: &str) -> Result<Statement, Error> {
+        let sql = self.names.fill(sql);
+        self.watch
+            .within(self.watch.limit, self.inner.prepare_cached(&sql))
+            .await
+    }
+
     /// The rows of a statement, which is prepared once for each connection.
     ///
     /// # Errors
     /// If PostgreSQL refuses or does not answer.
     pub async fn query(&self, sql: &str, with: Parameters<'_>) -> Result<Vec<Row>, Error> {
-        let sql = self.names.fill(sql);
-        let statement = self
-            .watch
-            .within(self.watch.limit, self.inner.prepare_cached(&sql))
-            .await?;
+        let statement = self.prepared(sql).await?;
         self.watch
             .within(self.watch.limit, self.inner.query(&statement, with))
             .await
@@ -355,11 +325,7 @@ impl Transaction<'_> {
     /// # Errors
     /// If PostgreSQL refuses or does not answer.
     pub async fn execute(&self, sql: &str, with: Parameters<'_>) -> Result<u64, Error> {
-        let sql = self.names.fill(sql);
-        let statement = self
-            .watch
-            .within(self.watch.limit, self.inner.prepare_cached(&sql))
-            .await?;
+        let statement = self.prepared(sql).await?;
         self.watch
             .within(self.watch.limit, self.inner.execute(&statement, with))
             .await

@@ -14,7 +14,7 @@ use async_nats::{
     Client, HeaderMap, Message,
     jetstream::{
         message::StreamMessage,
-        stream::{LastRawMessageErrorKind, RawMessageErrorKind},
+        stream::{self, LastRawMessageErrorKind, RawMessageErrorKind},
     },
 };
 use bytes::Bytes;
@@ -107,12 +107,7 @@ pub struct End {
 /// # Errors
 /// If NATS does not answer.
 pub async fn end(connection: &Connection) -> anyhow::Result<End> {
-    let stream = connection
-        .context
-        .get_stream(EVENTS)
-        .await
-        .context("cannot look up EVENTS")?;
-    let state = &stream.cached_info().state;
+    let state = state(connection).await?;
     if state.messages == 0 {
         // For an empty stream the server reports the year 1, which nanoseconds in 64 bits cannot represent.
         let time = DateTime::UNIX_EPOCH;
@@ -130,12 +125,14 @@ pub async fn end(connection: &Connection) -> anyhow::Result<End> {
 /// # Errors
 /// If NATS does not answer.
 pub async fn beginning(connection: &Connection) -> anyhow::Result<u64> {
-    let stream = connection
-        .context
-        .get_stream(EVENTS)
-        .await
-        .context("cannot look up EVENTS")?;
-    Ok(stream.cached_info().state.first_sequence)
+    Ok(state(connection).await?.first_sequence)
+}
+
+/// The state of the stream, as reported by its leader.
+async fn state(connection: &Connection) -> anyhow::Result<stream::State> {
+    let stream = connection.context.get_stream(EVENTS).await;
+    let stream = stream.context("cannot look up EVENTS")?;
+    Ok(stream.cached_info().state.clone())
 }
 
 /// A message of the stream and where it was published.
@@ -394,26 +391,12 @@ pub async fn decoded_at(connection: &Connection, sequence: u64) -> anyhow::Resul
 /// If NATS does not answer.
 pub async fn appended_at(connection: &Connection, sequence: u64) -> anyhow::Result<Option<DateTime<Utc>>> {
     let request = json!({ "seq": sequence.max(1), "next_by_subj": ">" }).to_string();
-    let answer = connection
-        .client
-        .request(format!("$JS.API.DIRECT.GET.{EVENTS}"), request.into());
-    let message = tokio::time::timeout(ANSWER_TIMEOUT, answer)
-        .await
-        .context("the event log did not answer a read")?
-        .context("cannot read the event log")?;
-    match message.status.map(|status| status.as_u16()) {
-        None => {
-            let headers = message.headers.as_ref();
-            let time = headers.and_then(|headers| headers.get_last(async_nats::header::NATS_TIME_STAMP));
-            let time = time.context("an answer without a time")?.as_str().parse()?;
-            Ok(Some(time))
-        }
-        Some(404) => Ok(None),
-        Some(status) => bail!(
-            "the event log answered a read with {status} {}",
-            message.description.unwrap_or_default()
-        ),
-    }
+    let Some(message) = get(connection, request).await? else {
+        return Ok(None);
+    };
+    let headers = message.headers.as_ref();
+    let time = headers.and_then(|headers| headers.get_last(async_nats::header::NATS_TIME_STAMP));
+    Ok(Some(time.context("an answer without a time")?.as_str().parse()?))
 }
 
 async fn leaders_copy_at(connection: &Connection, sequence: u64) -> anyhow::Result<Option<Decoded>> {
@@ -426,7 +409,12 @@ async fn leaders_copy_at(connection: &Connection, sequence: u64) -> anyhow::Resu
 }
 
 async fn any_copy_at(connection: &Connection, sequence: u64) -> anyhow::Result<Option<Decoded>> {
-    let request = format!(r#"{{"seq":{sequence}}}"#);
+    let message = get(connection, format!(r#"{{"seq":{sequence}}}"#)).await?;
+    Ok(message.map(|message| codec::decode(message.headers.as_ref(), message.payload, sequence)))
+}
+
+/// One message of the log, from any copy of the stream; none if that copy has no such message.
+async fn get(connection: &Connection, request: String) -> anyhow::Result<Option<async_nats::Message>> {
     let answer = connection
         .client
         .request(format!("$JS.API.DIRECT.GET.{EVENTS}"), request.into());
@@ -435,7 +423,7 @@ async fn any_copy_at(connection: &Connection, sequence: u64) -> anyhow::Result<O
         .context("the event log did not answer a read")?
         .context("cannot read the event log")?;
     match message.status.map(|status| status.as_u16()) {
-        None => Ok(Some(codec::decode(message.headers.as_ref(), message.payload, sequence))),
+        None => Ok(Some(message)),
         Some(404) => Ok(None),
         Some(status) => bail!(
             "the event log answered a read with {status} {}",

@@ -12,7 +12,7 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::event::EventId;
+use crate::event::{Envelope, EventId};
 
 /// Most entries, 24 MB of them: 500,000 orders with two changes each. The window gets shorter where more come in it.
 pub(super) const MAX_ENTRIES: usize = 2_000_000;
@@ -245,6 +245,12 @@ impl Index {
             webhook: print(self.hasher.hash_one(webhook)),
             branch: print(self.hasher.hash_one(branch)),
         }
+    }
+
+    /// The prints of an event.
+    pub(super) fn prints_of(&self, envelope: &Envelope) -> Prints {
+        let (provider, order) = (&envelope.provider, &envelope.external_order_id);
+        self.prints(provider, order, envelope.root_id, envelope.branch.as_deref())
     }
 
     /// The print of a branch alone.

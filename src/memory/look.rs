@@ -34,15 +34,8 @@ impl OrderEvents {
 impl Orders {
     /// The known events of an event's order.
     pub(crate) fn known(&self, event: &Recorded) -> OrderEvents {
-        let envelope = &event.envelope;
         let mut index = lock(&self.index);
-        let branch = envelope.branch.as_deref();
-        let prints = index.prints(
-            &envelope.provider,
-            &envelope.external_order_id,
-            envelope.root_id,
-            branch,
-        );
+        let prints = index.prints_of(&event.envelope);
         let found = index.of(prints.order);
         let (webhook, branch) = (prints.webhook, prints.branch);
         OrderEvents { found, webhook, branch }

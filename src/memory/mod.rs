@@ -288,8 +288,7 @@ impl Orders {
         }
         let noted = noted(envelope, payload, sequence);
         let mut index = self.index();
-        let (provider, order) = (&envelope.provider, &envelope.external_order_id);
-        let prints = index.prints(provider, order, envelope.root_id, envelope.branch.as_deref());
+        let prints = index.prints_of(envelope);
         let mut is_whole = true;
         match noted {
             Noted::Nothing => {}

@@ -63,44 +63,36 @@ async fn a_restore_killed_after_deleting_the_log_does_not_look_like_a_new_instal
 /// A server that had nothing: there is no stream yet that could carry a mark.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restore_onto_an_empty_server_that_is_killed_can_be_given_up() {
-    let nats = Nats::start().await;
-    let (backup, provision) = (settings(&nats, "backup"), settings(&nats, "provision"));
-    run(&provision, &["streams", "apply"]).await.expect_success();
-    let folder = tempfile::tempdir().unwrap();
-    let place = folder.path().join("log");
-    let place = place.to_str().unwrap();
-    run(&backup, &["backup", place]).await.expect_success();
+    let backed_up = BackedUp::of_events(0).await;
+    let BackedUp {
+        nats, provision, place, ..
+    } = &backed_up;
     let context = nats.provision().await;
     for stream in ["EVENTS", "LEASES"] {
         context.delete_stream(stream).await.unwrap();
     }
-    killed_at("restore_removed", &provision, &["restore", place]).await;
-    refused(&run(&provision, &["streams", "apply"]).await, INTERRUPTED);
-    run(&provision, &["streams", "apply", "--forget"])
-        .await
-        .expect_success();
-    run(&provision, &["streams", "diff"]).await.expect_success();
+    killed_at("restore_removed", provision, &["restore", place]).await;
+    refused(&run(provision, &["streams", "apply"]).await, INTERRUPTED);
+    run(provision, &["streams", "apply", "--forget"]).await.expect_success();
+    run(provision, &["streams", "diff"]).await.expect_success();
     // It is not taken for interrupted when the log is lost once more.
     context.delete_stream("EVENTS").await.unwrap();
-    run(&provision, &["streams", "apply"]).await.expect_success();
+    run(provision, &["streams", "apply"]).await.expect_success();
 
     // Closed, and then killed: it is empty, so it needs no --replace.
-    killed_at("restore_closed", &provision, &["restore", place]).await;
-    refused(&run(&provision, &["streams", "apply"]).await, INTERRUPTED);
-    run(&provision, &["restore", place]).await.expect_success();
-    run(&provision, &["streams", "diff"]).await.expect_success();
+    killed_at("restore_closed", provision, &["restore", place]).await;
+    refused(&run(provision, &["streams", "apply"]).await, INTERRUPTED);
+    run(provision, &["restore", place]).await.expect_success();
+    run(provision, &["streams", "diff"]).await.expect_success();
 }
 
 /// A restore saw an empty log, closed it and was killed; before it was closed the log took an event.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_was_closed_just_after_an_event_is_reopened() {
-    let nats = Nats::start().await;
-    let (backup, provision) = (settings(&nats, "backup"), settings(&nats, "provision"));
-    run(&provision, &["streams", "apply"]).await.expect_success();
-    let folder = tempfile::tempdir().unwrap();
-    let place = folder.path().join("log");
-    let place = place.to_str().unwrap();
-    run(&backup, &["backup", place]).await.expect_success();
+    let backed_up = BackedUp::of_events(0).await;
+    let BackedUp {
+        nats, provision, place, ..
+    } = &backed_up;
     let hub = jetstream::new(nats.connect("hub").await);
     let append = async || {
         let published = hub.publish("orders.forwarded.careem.b.p00", "{}".into()).await.unwrap();
@@ -117,10 +109,10 @@ async fn a_log_that_was_closed_just_after_an_event_is_reopened() {
     assert_eq!(closed["error"], Value::Null, "{closed}");
     assert!(append().await.is_err(), "it is closed");
 
-    let ran = run(&provision, &["restore", place]).await;
+    let ran = run(provision, &["restore", place]).await;
     refused(&ran, "holds events up to sequence 1");
     assert!(ran.stderr.contains("it is open again"), "{}", ran.said());
-    run(&provision, &["streams", "diff"]).await.expect_success();
+    run(provision, &["streams", "diff"]).await.expect_success();
     append().await.unwrap();
-    assert_eq!(events(&nats).await.cached_info().state.messages, 2);
+    assert_eq!(events(nats).await.cached_info().state.messages, 2);
 }

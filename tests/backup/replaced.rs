@@ -18,14 +18,6 @@ fn replaced_beside(place: &Path) -> Vec<String> {
         .collect()
 }
 
-async fn append(nats: &Nats, count: usize) {
-    let hub = jetstream::new(nats.connect("hub").await);
-    for _ in 0..count {
-        let published = hub.publish("orders.forwarded.careem.b.p00", "{}".into()).await;
-        published.unwrap().await.unwrap();
-    }
-}
-
 /// Changes the manifest of a backup.
 fn change_manifest(place: &Path, change: impl FnOnce(&mut Value)) {
     let path = place.join("backup.json");
@@ -36,17 +28,17 @@ fn change_manifest(place: &Path, change: impl FnOnce(&mut Value)) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_that_is_replaced_can_be_restored() {
-    let nats = Nats::start().await;
-    let (backup, provision) = (settings(&nats, "backup"), settings(&nats, "provision"));
-    run(&provision, &["streams", "apply"]).await.expect_success();
-    append(&nats, 2).await;
-    let folder = tempfile::tempdir().unwrap();
-    let place = folder.path().join("log");
-    let to = place.to_str().unwrap();
-    run(&backup, &["backup", to]).await.expect_success();
-    append(&nats, 3).await;
-    let last = async || events(&nats).await.cached_info().state.last_sequence;
-    let was = events(&nats).await.cached_info().created;
+    let backed_up = BackedUp::of_events(2).await;
+    let BackedUp {
+        nats,
+        provision,
+        place: to,
+        ..
+    } = &backed_up;
+    let place = Path::new(to);
+    append(nats, 3).await;
+    let last = async || events(nats).await.cached_info().state.last_sequence;
+    let was = events(nats).await.cached_info().created;
 
     // A log that NATS would not create is refused while the old log is still there.
     let manifest = std::fs::read(place.join("backup.json")).unwrap();
@@ -55,27 +47,27 @@ async fn the_log_that_is_replaced_can_be_restored() {
         ("duplicate_window", Value::from(1), "NATS cannot make this log"),
         ("max_age", Value::from(1), "--max-age"),
     ] {
-        change_manifest(&place, |manifest| manifest["config"][setting] = value);
-        refused(&run(&provision, &["restore", to, "--replace"]).await, reason);
+        change_manifest(place, |manifest| manifest["config"][setting] = value);
+        refused(&run(provision, &["restore", to, "--replace"]).await, reason);
         std::fs::write(place.join("backup.json"), &manifest).unwrap();
     }
-    let in_use = folder.path().to_str().unwrap();
+    let in_use = place.parent().unwrap().to_str().unwrap();
     let into_it = ["restore", to, "--replace", "--backup-to", in_use];
-    refused(&run(&provision, &into_it).await, "the existing log stays");
-    let now = events(&nats).await.cached_info().clone();
+    refused(&run(provision, &into_it).await, "the existing log stays");
+    let now = events(nats).await.cached_info().clone();
     assert_eq!((now.created, now.state.last_sequence), (was, 5));
-    assert!(replaced_beside(&place).is_empty());
-    append(&nats, 1).await;
+    assert!(replaced_beside(place).is_empty());
+    append(nats, 1).await;
 
     // The backup is useless, which NATS notices only once the old log is gone.
     let whole = std::fs::read(place.join("stream.tar.s2")).unwrap();
     std::fs::write(place.join("stream.tar.s2"), OF_NOTHING).unwrap();
-    change_manifest(&place, |manifest| {
+    change_manifest(place, |manifest| {
         manifest["backup"]["bytes"] = OF_NOTHING.len().into();
         manifest["backup"]["sha256"] = hex::encode(Sha256::digest(OF_NOTHING)).into();
     });
-    let ran = run(&provision, &["restore", to, "--replace"]).await;
-    let [kept] = &replaced_beside(&place)[..] else {
+    let ran = run(provision, &["restore", to, "--replace"]).await;
+    let [kept] = &replaced_beside(place)[..] else {
         panic!("one backup of the old log: {}", ran.said())
     };
     refused(&ran, &format!("a backup of the log that was deleted is in {kept}"));
@@ -84,15 +76,15 @@ async fn the_log_that_is_replaced_can_be_restored() {
     std::fs::write(place.join("backup.json"), manifest).unwrap();
 
     // A second run completes; then the replaced log is restored from its backup.
-    run(&provision, &["restore", to]).await.expect_success();
+    run(provision, &["restore", to]).await.expect_success();
     assert_eq!(last().await, 2);
-    let ran = run(&provision, &["--json", "restore", kept, "--replace", "--no-backup"]).await;
+    let ran = run(provision, &["--json", "restore", kept, "--replace", "--no-backup"]).await;
     let said: Value = serde_json::from_str(&ran.expect_success().stdout).unwrap();
     assert_eq!((&said["lastSequence"], said.get("replaced")), (&6.into(), None));
     assert_eq!(last().await, 6);
-    run(&provision, &["streams", "apply"]).await.expect_success();
-    run(&provision, &["streams", "diff"]).await.expect_success();
-    append(&nats, 1).await;
+    run(provision, &["streams", "apply"]).await.expect_success();
+    run(provision, &["streams", "diff"]).await.expect_success();
+    append(nats, 1).await;
     assert_eq!(last().await, 7, "it takes events");
 }
 
@@ -100,14 +92,14 @@ async fn the_log_that_is_replaced_can_be_restored() {
 /// replaced log.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_event_comes_between_its_backup_and_its_deletion() {
-    let nats = Nats::start().await;
-    let (backup, provision) = (settings(&nats, "backup"), settings(&nats, "provision"));
-    run(&provision, &["streams", "apply"]).await.expect_success();
-    append(&nats, 2).await;
-    let folder = tempfile::tempdir().unwrap();
-    let place = folder.path().join("log");
-    let to = place.to_str().unwrap();
-    run(&backup, &["backup", to]).await.expect_success();
+    let backed_up = BackedUp::of_events(2).await;
+    let BackedUp {
+        nats,
+        provision,
+        place: to,
+        ..
+    } = &backed_up;
+    let place = Path::new(to);
 
     let hub = jetstream::new(nats.connect("hub").await);
     let (stop, stopped) = tokio::sync::oneshot::channel();
@@ -120,25 +112,25 @@ async fn no_event_comes_between_its_backup_and_its_deletion() {
         acknowledged
     };
     let restoring = async {
-        let ran = run(&provision, &["restore", to, "--replace"]).await;
+        let ran = run(provision, &["restore", to, "--replace"]).await;
         stop.send(()).unwrap();
         ran
     };
     let (acknowledged, ran) = tokio::join!(appending, restoring);
     assert!(acknowledged > 2, "it appended meanwhile");
     if ran.code == Some(0) {
-        let [kept] = &replaced_beside(&place)[..] else {
+        let [kept] = &replaced_beside(place)[..] else {
             panic!("one backup of the old log: {}", ran.said())
         };
         let manifest = std::fs::read(Path::new(kept).join("backup.json")).unwrap();
         let manifest: Value = serde_json::from_slice(&manifest).unwrap();
-        let restored = events(&nats).await.cached_info().state.last_sequence - 2;
+        let restored = events(nats).await.cached_info().state.last_sequence - 2;
         let kept = manifest["backup"]["lastSequence"].as_u64().unwrap();
         assert_eq!(kept + restored, acknowledged, "{manifest}");
     } else {
         refused(&ran, "meanwhile, and stays: stop the hubs");
-        append(&nats, 1).await;
-        assert_eq!(events(&nats).await.cached_info().state.last_sequence, acknowledged + 1);
+        append(nats, 1).await;
+        assert_eq!(events(nats).await.cached_info().state.last_sequence, acknowledged + 1);
     }
-    run(&provision, &["streams", "apply"]).await.expect_success();
+    run(provision, &["streams", "apply"]).await.expect_success();
 }

@@ -90,11 +90,15 @@ struct Metadata<'a> {
     version: &'a RawValue,
 }
 
+/// A body that is made of a new order's.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct NewsBody<'a> {
+struct LaterBody<'a> {
     original_webhook: &'a RawValue,
-    status_change: Change<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status_change: Option<Change<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    amendment: Option<Amendment<'a>>,
     metadata: Metadata<'a>,
 }
 
@@ -118,9 +122,9 @@ struct Change<'a> {
 pub fn as_news(body: &[u8]) -> serde_json::Result<Vec<u8>> {
     let order: NewOrderBody<'_> = serde_json::from_slice(body)?;
     let fields = order.transformed_order;
-    serde_json::to_vec(&NewsBody {
+    serde_json::to_vec(&LaterBody {
         original_webhook: order.original_webhook,
-        status_change: Change {
+        status_change: Some(Change {
             external_order_id: fields.external_order_id,
             branch_id: fields.branch_id,
             company_id: fields.company_id,
@@ -128,17 +132,10 @@ pub fn as_news(body: &[u8]) -> serde_json::Result<Vec<u8>> {
             canonical_status: fields.canonical_status,
             provider_status: fields.provider_status,
             captain: fields.captain,
-        },
+        }),
+        amendment: None,
         metadata: order.metadata,
     })
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct AmendmentBody<'a> {
-    original_webhook: &'a RawValue,
-    amendment: Amendment<'a>,
-    metadata: Metadata<'a>,
 }
 
 #[derive(Serialize)]
@@ -163,9 +160,10 @@ struct Amendment<'a> {
 pub fn as_amendment(body: &[u8], kind: AmendmentKind) -> serde_json::Result<Vec<u8>> {
     let order: NewOrderBody<'_> = serde_json::from_slice(body)?;
     let fields = order.transformed_order;
-    serde_json::to_vec(&AmendmentBody {
+    serde_json::to_vec(&LaterBody {
         original_webhook: order.original_webhook,
-        amendment: Amendment {
+        status_change: None,
+        amendment: Some(Amendment {
             external_order_id: fields.external_order_id,
             branch_id: fields.branch_id,
             company_id: fields.company_id,
@@ -174,7 +172,7 @@ pub fn as_amendment(body: &[u8], kind: AmendmentKind) -> serde_json::Result<Vec<
             pricing: fields.pricing,
             flags: fields.flags,
             extra: fields.extra,
-        },
+        }),
         metadata: order.metadata,
     })
 }

@@ -35,12 +35,7 @@ impl Start {
     /// # Errors
     /// If they cannot be exchanged; if NATS or PostgreSQL is away.
     pub(super) async fn exchange(parts: Parts<'_>, wanted: &[&'static Table]) -> anyhow::Result<Self> {
-        let connection = parts.database.own().await?.for_whole_tables(STATEMENT).await?;
-        beside::take_turn(&connection).await?;
-        beside::remove(&connection, SCHEMA)
-            .await
-            .context("cannot remove what an interrupted run left")?;
-        swap::check_foreign_keys(&connection).await?;
+        let connection = Self::alone(parts).await?;
         let mut missing = Vec::new();
         for table in wanted {
             if shape::oid(&connection, &table.schema(connection.names()), table.bare())
@@ -71,12 +66,7 @@ impl Start {
         wanted: &[&'static Table],
         from: Option<u64>,
     ) -> anyhow::Result<Self> {
-        let connection = parts.database.own().await?.for_whole_tables(STATEMENT).await?;
-        beside::take_turn(&connection).await?;
-        beside::remove(&connection, SCHEMA)
-            .await
-            .context("cannot remove what an interrupted run left")?;
-        swap::check_foreign_keys(&connection).await?;
+        let connection = Self::alone(parts).await?;
         schema::check(&connection).await?;
         let mut start = Self::look(parts, connection, wanted, Vec::new()).await?;
         if let Some(from) = from.filter(|from| *from > start.beginning.sequence) {
@@ -84,6 +74,17 @@ impl Start {
             start.beginning = Beginning::new(from, first.context("the event log ends before that place")?);
         }
         Ok(start)
+    }
+
+    /// A connection whose session prevents other runs, after what an interrupted run left was removed.
+    async fn alone(parts: Parts<'_>) -> anyhow::Result<Connection> {
+        let connection = parts.database.own().await?.for_whole_tables(STATEMENT).await?;
+        beside::take_turn(&connection).await?;
+        beside::remove(&connection, SCHEMA)
+            .await
+            .context("cannot remove what an interrupted run left")?;
+        swap::check_foreign_keys(&connection).await?;
+        Ok(connection)
     }
 
     /// Reads the positions of the tables and the log.

@@ -259,14 +259,7 @@ impl<'t> OrderReader<'t> {
             .or_insert_with(|| self.index(lookup, need));
         let row = *rows.get(&*wanted)?;
         let Some(place) = self.document.find(row, &lookup.take) else {
-            if let Some(place) = self.document.obstacle(row, &lookup.take) {
-                self.unfit(
-                    (self.document, place),
-                    need,
-                    Flag::AmountUnreadable,
-                    "expected an object",
-                );
-            }
+            self.note_obstacle(row, &lookup.take, need);
             return None;
         };
         let at = (self.document, place);
@@ -291,31 +284,25 @@ impl<'t> OrderReader<'t> {
 
     fn index(&self, lookup: &Lookup, need: Need) -> HashMap<String, ValueId> {
         let (list, root) = (self.document.find(self.root(), &lookup.list), self.root());
-        if let Some(place) = self.document.obstacle(root, &lookup.list) {
-            self.unfit(
-                (self.document, place),
-                need,
-                Flag::AmountUnreadable,
-                "expected an object",
-            );
-        }
+        self.note_obstacle(root, &lookup.list, need);
         let rows = list.into_iter().flat_map(|list| self.document.children(list));
         let mut index = HashMap::new();
         for row in rows.take(MAX_ELEMENTS).filter(|row| !is_nothing(self.document, *row)) {
-            if let Some(place) = self.document.obstacle(row, &lookup.key) {
-                self.unfit(
-                    (self.document, place),
-                    need,
-                    Flag::AmountUnreadable,
-                    "expected an object",
-                );
-            }
+            self.note_obstacle(row, &lookup.key, need);
             let key = self.document.find(row, &lookup.key);
             if let Some(key) = key.and_then(|key| self.key((self.document, key), need)) {
                 index.entry(key.into_owned()).or_insert(row);
             }
         }
         index
+    }
+
+    /// Notes a value on the path that is not an object, so that the path ends there.
+    fn note_obstacle(&self, from: ValueId, path: &Pointer, need: Need) {
+        if let Some(place) = self.document.obstacle(from, path) {
+            let at = (self.document, place);
+            self.unfit(at, need, Flag::AmountUnreadable, "expected an object");
+        }
     }
 
     /// The text by which a row is found; where it is none, so is the amount.
