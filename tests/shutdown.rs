@@ -18,11 +18,13 @@ use tokio_util::sync::CancellationToken;
 use webhook_hub::{
     config,
     delivery::{
-        FORWARD,
         lanes::LaneNamespace,
         stage::{self, Stage},
     },
-    event::{EventType, NewEvent, Recorded},
+    event::{
+        EventType, NewEvent, Recorded,
+        stage::{FORWARD, StageInfo},
+    },
     journal::{
         Journal,
         connection::{Connection, HUB_INBOX},
@@ -181,8 +183,7 @@ struct WithoutMemory {
 }
 
 impl Stage for WithoutMemory {
-    const NAME: &'static str = FORWARD;
-    const TAKES: &'static [EventType] = &[EventType::OrderTransformed];
+    const INFO: StageInfo = FORWARD;
     const LANES: Option<LaneNamespace> = Some(LaneNamespace::FORWARD);
 
     async fn ready(&self) {}
