@@ -5,13 +5,11 @@ use chrono::Utc;
 use super::{Forward, classify::Accepted, identity::DUPLICATE_ORDER};
 use crate::{
     config,
-    delivery::{
-        FORWARD,
-        stage::{self, give_up},
-    },
+    delivery::stage::{self, give_up},
     event::{
         EventType, NewEvent, NotYours, Recorded,
         outcome::{DeadLettered, ErrorReport, ErrorType, Forwarded, Ignored, ORDER_EXPIRED, OUTCOME, OrderSummary},
+        stage::FORWARD,
     },
     retry::Schedule,
 };
@@ -73,7 +71,7 @@ pub(super) fn refused(first: &Recorded, other: &Recorded, attempts: u32, error: 
     let dead = DeadLettered {
         attempts,
         retries: Schedule::retries(attempts),
-        stage: FORWARD.into(),
+        stage: FORWARD.name.into(),
         sequence: first.sequence,
         error,
         confirmed_by: Some(other.sequence),
