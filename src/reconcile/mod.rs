@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use self::{round::State, schedule::Schedule};
 use crate::{
     branches::Branches,
-    delivery::PUSH,
+    event::stage::PUSH,
     fault_injection::time,
     journal::Journal,
     memory::Orders,
@@ -116,7 +116,7 @@ impl Reconciler {
 
     /// Whether this instance works on the stage that sends requests to providers.
     fn works_here(&self) -> bool {
-        self.needs.journal.roles().all().contains(&PUSH)
+        self.needs.journal.roles().all().contains(&PUSH.name)
     }
 
     /// Reads the lists if that is due.

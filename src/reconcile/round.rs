@@ -17,8 +17,7 @@ use super::{
     seen::{Said, Seen},
 };
 use crate::{
-    delivery::PUSH,
-    event::{Envelope, EventType, NewEvent, Principal, Recorded, RequestFacts, WebhookOrigin},
+    event::{Envelope, EventType, NewEvent, Principal, Recorded, RequestFacts, WebhookOrigin, stage::PUSH},
     fault_injection::time,
     json::scan::Document,
     provider::outbound::{
@@ -150,7 +149,7 @@ impl Round<'_> {
         };
         let (mut outcome, mut failing) = ("complete", 0);
         for place in places {
-            if !self.needs.journal.roles().all().contains(&PUSH) {
+            if !self.needs.journal.roles().all().contains(&PUSH.name) {
                 outcome = "handed_over";
                 break;
             }
