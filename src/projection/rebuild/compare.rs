@@ -109,7 +109,8 @@ pub(super) struct Comparison<'a> {
     of_made: String,
     /// The condition for live rows (`l`) that do not follow from the log. They may be there, and may differ.
     is_of_others: String,
-    /// The condition for rows of the new one of an order that has another row in the live table.
+    /// The condition for rows of the new one that are of an order with another row in the live table.
+    goes_on: String,
     /// The condition for rows of the new one that are old enough to be deleted.
     is_expired: String,
     /// The condition for rows of the live one that are older than the log.
