@@ -260,7 +260,7 @@ impl Stage for Transform {
     }
 
     fn recorded(&self, event: &NewEvent, appended: Appended) {
-        self.orders.note(&event.envelope, &event.payload, appended.sequence);
+        self.orders.note_own(event, appended.sequence);
     }
 
     async fn handle(&self, received: &Recorded, _attempt: u32) -> Result<Vec<NewEvent>, Failure> {

@@ -1,14 +1,17 @@
 //! An order that is announced more than once while the backend refuses requests, or answers of it are lost: the backend creates
 //! it once.
 
+use std::sync::Arc;
+
 use webhook_hub::event::{EventType, Recorded};
 
 use crate::harness::{
     PARTITIONS, World,
     at_end::Ends,
     backend::Answer,
-    careem::order,
+    careem::{change, order},
     hub::{Hub, run},
+    ids,
     log::{Log, payload},
     wait::{PATIENCE, eventually},
 };
@@ -100,6 +103,86 @@ async fn lost_answers_to_both_announcements_create_an_order_once() {
     assert_eq!(world.backend.accepted().len(), 2, "{:?}", world.backend.accepted());
     world.hand_out_again().await;
     world.at_end(Ends::forwarded(2).ignored(2)).await;
+}
+
+/// Announcements that are given up while the hub repeats the request of another announcement were never posted themselves. So they
+/// are not taken for orders that the backend may have.
+///
+/// - `CR-behind`: the backend has the first announcement, and all answers to it are lost. The second one is given up while the first
+///   one is confirmed. A person retries the first one: the second one is not posted in the name of a confirmation.
+/// - `CR-mirrored`: the backend refuses the first announcement while the second one is handled, creates the order by the second one,
+///   and the answer is lost. A retry of the first one is given up while the second one is confirmed. Then the second one is retried.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_announcement_that_was_never_posted_is_not_confirmed() {
+    let world = World::new().await;
+    let hub = world.impatient_hub().await;
+    let [behind, mirrored] = ["CR-behind", "CR-mirrored"];
+    world.backend.next_for(behind, [Answer::Cut]);
+    for id in [behind, mirrored] {
+        world.backend.always_for(id, Some(Answer::status(503)));
+        world.careem.post(&hub, &order(id)).await.event_id();
+    }
+    let of = |dead: &[Arc<Recorded>], id: &str| {
+        let of_order = dead.iter().filter(|dead| dead.envelope.external_order_id == id);
+        of_order.cloned().collect::<Vec<_>>()
+    };
+    world.log.wait_for(EventType::OrderDeadLettered, 2).await;
+    world.backend.next_for(mirrored, [Answer::status(422), Answer::Cut]);
+    for id in [behind, mirrored] {
+        world.careem.post(&hub, &corrected(id)).await.event_id();
+    }
+    // One more says that the first announcement was refused.
+    let dead = world.log.wait_for(EventType::OrderDeadLettered, 5).await;
+    let (behind_dead, mirrored_dead) = (of(&dead, behind), of(&dead, mirrored));
+    assert_eq!((behind_dead.len(), mirrored_dead.len()), (2, 3));
+    let confirming = payload(&behind_dead[1]);
+    assert_eq!(
+        confirming["confirming"],
+        payload(&behind_dead[0])["sequence"],
+        "{confirming}"
+    );
+    assert_eq!(world.backend.accepted().len(), 2, "the first one and the second one");
+
+    world.backend.always_for(behind, None);
+    world.retry(&behind_dead[0]).await;
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    world.retry(&mirrored_dead[0]).await;
+    world.log.wait_for(EventType::OrderDeadLettered, 6).await;
+    world.backend.always_for(mirrored, None);
+    world.retry(&mirrored_dead[2]).await;
+    world.log.wait_for(EventType::OrderForwarded, 2).await;
+    assert_eq!(world.backend.accepted().len(), 2, "{:?}", world.backend.accepted());
+    world.at_end(Ends::forwarded(2).dead_lettered(2)).await;
+}
+
+/// The log goes back under a running hub that had appended outcomes and not read them from the log. The orders come again at
+/// once, and their cancellations: all are forwarded.
+#[tokio::test(flavor = "multi_thread")]
+async fn outcomes_that_a_restore_removed_are_not_remembered() {
+    let mut world = World::new().await;
+    let [backup, provision] =
+        ["backup", "provision"].map(|user| world.nats.settings(user).set("PARTITIONS", PARTITIONS));
+    // The reader of the log reads only when something waits for it.
+    let hub = Hub::start(&world.settings().set("HUB_TEST_TIMES", "order_memory_follow=1h")).await;
+    world.post_orders(&hub, ids("kept", 1)).await;
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("log");
+    let place = place.to_str().unwrap();
+    run(&backup, &["backup", place]).await.expect_success();
+    let again = ids("again", 2);
+    world.post_orders(&hub, again.clone()).await;
+    world.log.wait_for(EventType::OrderForwarded, 3).await;
+    run(&provision, &["restore", place, "--replace", "--no-backup"])
+        .await
+        .expect_success();
+    world.log = Log::open(&world.nats).await;
+    for id in again.iter().rev() {
+        world.careem.post(&hub, &counted(id)).await.event_id();
+        world.careem.post(&hub, &change(id, "cancelled")).await.event_id();
+    }
+    world.log.wait_for(EventType::OrderForwarded, 5).await;
+    assert_eq!(world.backend.accepted().len(), 5, "three orders and two cancellations");
 }
 
 /// The backend refused an order, and accepted it when a person retried it. A restore loses the retry, and the provider sends the

@@ -204,6 +204,23 @@ async fn a_number_that_is_used_again_after_the_window_is_another_order() {
     world.at_end(Ends::forwarded(4).ignored(1)).await;
 }
 
+/// A hub starts on a log with orders that are all too old to be remembered: the next one goes through at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_behind_orders_that_are_no_longer_remembered() {
+    let world = World::new().await;
+    let settings = world
+        .settings()
+        .set("HUB_TEST_TIMES", "order_memory=500ms,order_memory_wait=500ms");
+    let hub = Hub::start(&settings).await;
+    world.careem.post(&hub, &order("CR-long-ago")).await.event_id();
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    assert!(hub.terminate().await.0.success());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let hub = Hub::start(&settings).await;
+    world.careem.post(&hub, &order("CR-today")).await.event_id();
+    world.at_end(Ends::forwarded(2)).await;
+}
+
 /// The backend refused an order and its news, and the provider sends all of them again. None of them is older than another
 /// for that: the last word reaches the backend, too.
 #[tokio::test(flavor = "multi_thread")]

@@ -57,7 +57,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 pub use doubt::Before;
-pub use given_up::{give_up, not_yours, reject};
+pub use given_up::{give_up, give_up_confirming, not_yours, reject};
 
 use self::{
     attempt::TaskContext,

@@ -17,6 +17,8 @@ pub const OUTCOME: &str = "outcome";
 /// Code of what was too old when its turn came.
 pub const ORDER_EXPIRED: &str = "ORDER_EXPIRED";
 
+/// Code of what found no room behind an event of its order that is tried again: no request of it was made.
+pub const LANE_FULL: &str = "LANE_FULL";
 /// Code of what a branch's secret tried to do to another branch.
 pub const NOT_YOURS: &str = "NOT_YOURS";
 /// Code of news about an order number that several branches have, without a branch.
@@ -202,6 +204,10 @@ pub struct DeadLettered {
     /// announcement of the order, at this sequence, and the backend refused it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirmed_by: Option<u64>,
+    /// Its own request was not made: the requests repeated the one of another announcement of the order, at this sequence, which was
+    /// given up before without an answer. So the backend cannot have the event by this attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirming: Option<u64>,
 }
 
 /// Whether an event only adds to an earlier dead letter of the same event ([`DeadLettered::confirmed_by`]).

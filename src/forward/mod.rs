@@ -72,6 +72,16 @@ pub struct ProviderRules {
     pub confirms: HashSet<String>,
 }
 
+/// One request for an event.
+#[derive(Clone, Copy)]
+struct Attempt<'a> {
+    event: &'a Recorded,
+    /// The number of the request; 1 is the first.
+    request: u32,
+    /// The sequence of another announcement, if its request is repeated instead ([`Plan::Confirm`]).
+    confirming: Option<u64>,
+}
+
 /// The stage.
 pub struct Forward {
     client: BackendClient,
@@ -188,23 +198,25 @@ impl Forward {
     }
 
     /// It will not be forwarded any more. A provider that waits for the word gets it, so that it tells the restaurant itself.
-    fn dead(&self, event: &Recorded, attempts: u32, error: ErrorReport) -> Vec<NewEvent> {
+    fn dead(&self, attempt: Attempt<'_>, attempts: u32, error: ErrorReport) -> Vec<NewEvent> {
+        let Attempt { event, confirming, .. } = attempt;
         let is_awaited = event.envelope.is_creation() && event.run.is_none();
         let is_awaited = is_awaited && self.rules.confirms.contains(&*event.envelope.provider);
         let lost = is_awaited.then(|| push::lost(event));
-        lost.into_iter().chain([dead_letter(event, attempts, error)]).collect()
+        let dead = dead_letter(event, attempts, error, confirming);
+        lost.into_iter().chain([dead]).collect()
     }
 
     fn failed(
         &self,
-        event: &Recorded,
-        request: u32,
+        attempt: Attempt<'_>,
         error: ErrorReport,
         next: Option<Next>,
         for_creation: bool,
     ) -> Result<Vec<NewEvent>, Failure> {
+        let Attempt { event, request, .. } = attempt;
         let Some(next) = next else {
-            return Ok(self.dead(event, request, error));
+            return Ok(self.dead(attempt, request, error));
         };
         // An attempt that does not count is identified by its time, because the next one has the same number.
         let now = Utc::now();
@@ -308,15 +320,18 @@ impl Stage for Forward {
     }
 
     fn recorded(&self, event: &NewEvent, appended: Appended) {
-        self.identity
-            .orders
-            .note(&event.envelope, &event.payload, appended.sequence);
+        self.identity.orders.note_own(event, appended.sequence);
     }
 
     async fn handle(&self, event: &Recorded, request: u32) -> Result<Vec<NewEvent>, Failure> {
+        let mut attempt = Attempt {
+            event,
+            request,
+            confirming: None,
+        };
         let summary = match body::summary(&event.payload) {
             Ok(summary) => summary,
-            Err(error) => return Ok(self.dead(event, request - 1, unreadable(&error))),
+            Err(error) => return Ok(self.dead(attempt, request - 1, unreadable(&error))),
         };
         let plan = self.identity.plan(event).await.map_err(|error| cannot_see(&error))?;
         let posting = match &plan {
@@ -324,13 +339,16 @@ impl Stage for Forward {
             Plan::NotYours(why) => return Ok(vec![not_yours(event, request - 1, why)]),
             Plan::Send(posting) | Plan::Confirm(_, posting) | Plan::News(posting, _) => posting,
         };
+        if let Plan::Confirm(other, _) = &plan {
+            attempt.confirming = Some(other.sequence);
+        }
         let is_news = matches!(plan, Plan::News(..));
         if !is_news && self.expires(event).is_some_and(|at| at <= Utc::now()) {
-            return Ok(self.dead(event, request - 1, expired(event)));
+            return Ok(self.dead(attempt, request - 1, expired(event)));
         }
         let post = match self.client.post(posting.request, &event.envelope) {
             Ok(post) => post,
-            Err(why) => return Ok(self.dead(event, request - 1, ErrorReport::of_order_id(why))),
+            Err(why) => return Ok(self.dead(attempt, request - 1, ErrorReport::of_order_id(why))),
         };
         let _slot = self.client.slot().await;
         let pass = self.pass()?;
@@ -358,21 +376,21 @@ impl Stage for Forward {
                     record: vec![refused(&first, event, request, error)],
                     for_creation: false,
                 }),
-                _ => Ok(self.dead(event, request, error)),
+                _ => Ok(self.dead(attempt, request, error)),
             },
             AnswerVerdict::UnknownOrder { error, is_certain } => {
                 let next = self.schedule.next(request, None, event.run_id());
                 // While it is uncertain whether the URL is right, news are not given up sooner than their order.
                 let next = next.filter(|_| !is_certain || Schedule::retries(request) < UNKNOWN_ORDER_RETRIES);
-                self.failed(event, request, error, next, true)
+                self.failed(attempt, error, next, true)
             }
             AnswerVerdict::Doubtful(error) => {
                 let next = self.next(request, None, event, is_trial);
-                self.failed(event, request, error, next, false)
+                self.failed(attempt, error, next, false)
             }
             AnswerVerdict::Temporary { error, after } => {
                 let next = self.next(request, after, event, is_trial);
-                self.failed(event, request, error, next, false)
+                self.failed(attempt, error, next, false)
             }
             AnswerVerdict::Misconfigured(error) => Err(Failure::Hold {
                 cause: error.message,

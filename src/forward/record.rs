@@ -5,7 +5,7 @@ use chrono::Utc;
 use super::{Forward, classify::Accepted, identity::DUPLICATE_ORDER};
 use crate::{
     config,
-    delivery::stage::{self, give_up},
+    delivery::stage::{self, give_up_confirming},
     event::{
         EventType, NewEvent, NotYours, Recorded,
         outcome::{DeadLettered, ErrorReport, ErrorType, Forwarded, Ignored, ORDER_EXPIRED, OUTCOME, OrderSummary},
@@ -75,15 +75,16 @@ pub(super) fn refused(first: &Recorded, other: &Recorded, attempts: u32, error: 
         sequence: first.sequence,
         error,
         confirmed_by: Some(other.sequence),
+        confirming: None,
     };
     let label = format!("refused/{}", other.run_id());
     NewEvent::new(first.follow(&label, EventType::OrderDeadLettered, Utc::now()), &dead)
 }
 
-pub(super) fn dead_letter(event: &Recorded, attempts: u32, error: ErrorReport) -> NewEvent {
+pub(super) fn dead_letter(event: &Recorded, attempts: u32, error: ErrorReport, confirming: Option<u64>) -> NewEvent {
     let provider = event.envelope.provider.to_string();
     metrics::counter!("webhooks_processed_total", "provider" => provider, "status" => "failed").increment(1);
-    give_up::<Forward>(event, OUTCOME, attempts, error)
+    give_up_confirming::<Forward>(event, OUTCOME, attempts, error, confirming)
 }
 
 pub(super) fn unreadable(error: &serde_json::Error) -> ErrorReport {

@@ -12,7 +12,7 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::event::{Envelope, EventId};
+use crate::event::{Envelope, EventId, EventType};
 
 /// Most entries, 24 MB of them: 500,000 orders with two changes each. The window gets shorter where more come in it.
 pub(super) const MAX_ENTRIES: usize = 2_000_000;
@@ -44,7 +44,7 @@ pub(crate) enum EntryState {
     Creation,
     /// The backend has it.
     CreationForwarded,
-    /// It was given up, and the backend does not have it: it refused it.
+    /// It was given up, and the backend does not have it: it refused it, or it was not posted.
     CreationRefused,
     /// It was given up, and the backend may have it: there is no answer on the log that says.
     CreationUncertain,
@@ -85,6 +85,19 @@ impl EntryState {
                 | Self::CreationIgnored
                 | Self::CreationAsNews
         )
+    }
+
+    /// Whether an entry of this state points at an event of this kind. A stale one, of a log that was replaced, may not.
+    pub(super) fn is_of(self, envelope: &Envelope) -> bool {
+        let is_body = envelope.event_type == EventType::OrderTransformed;
+        match self {
+            Self::Created => envelope.event_type == EventType::OrderForwarded,
+            Self::Ended => true,
+            Self::NewsOpen | Self::NewsForwarded | Self::NewsGivenUp | Self::NewsIgnored => {
+                is_body && !envelope.is_creation()
+            }
+            _ => is_body && envelope.is_creation(),
+        }
     }
 
     /// Whether it has no outcome.
@@ -297,6 +310,18 @@ impl Index {
         };
         if !packed.found(0).state.is_final() {
             packed.set(state);
+        }
+        true
+    }
+
+    /// Records that an announcement was given up without a request of its own: where it has no earlier outcome, the backend does not
+    /// have it. False if the event is not in the index.
+    pub(super) fn settle_unposted(&mut self, order: u32, sequence: u64) -> bool {
+        let Some(packed) = self.find(order, sequence) else {
+            return false;
+        };
+        if packed.found(0).state == EntryState::Creation {
+            packed.set(EntryState::CreationRefused);
         }
         true
     }

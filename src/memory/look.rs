@@ -64,8 +64,8 @@ impl Orders {
                 .all(|found| found.state.is_certain())
     }
 
-    /// The event that an entry points at; none if it has left the log, is about another order after all, or began longer
-    /// before than the window.
+    /// The event that an entry points at; none if it has left the log, is about another order after all, or was accepted longer before
+    /// or after than the window.
     ///
     /// # Errors
     /// If NATS does not answer.
@@ -73,9 +73,10 @@ impl Orders {
         let event = event_at(&self.connection, found.sequence).await?;
         Ok(event.filter(|event| {
             let (one, other) = (&event.envelope, &about.envelope);
-            one.provider == other.provider
+            found.state.is_of(one)
+                && one.provider == other.provider
                 && one.external_order_id == other.external_order_id
-                && other.received_at - one.received_at <= self.window
+                && (other.received_at - one.received_at).abs() <= self.window
         }))
     }
 

@@ -12,6 +12,7 @@ mod look;
 mod waiting;
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -36,14 +37,14 @@ use self::{
 };
 use crate::{
     event::{
-        Envelope, EventType, Recorded,
-        outcome::{DeadLettered, ErrorType, ORDER_EXPIRED},
+        Envelope, EventId, EventType, NewEvent, Recorded,
+        outcome::{DeadLettered, ErrorType, LANE_FULL, ORDER_EXPIRED},
         stage::FORWARD,
     },
     journal::{
         EVENTS, Journal,
         connection::Connection,
-        identity::{self, LogState, Remembered, watch::LogIdentity},
+        identity::{self, Compared, LogState, Remembered, id_of, message_at, watch::LogIdentity},
         read::{BATCH, Entry, LogReader, Start, last_of},
     },
 };
@@ -64,6 +65,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 const PAUSE_AFTER_TROUBLE: Duration = Duration::from_millis(250);
 /// Wait for one answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Most own events that are kept until they are read. Only the last of them is compared.
+const MAX_AHEAD: usize = 10_000;
 /// How often the end of the log is requested while something waits for it.
 const CATCH_UP_EVERY: Duration = Duration::from_millis(50);
 /// How much longer than the window an entry is kept: an announcement is compared when its turn comes, which may be long after
@@ -90,6 +93,8 @@ pub struct Orders {
     connection: Arc<Connection>,
     identity: LogIdentity,
     window: TimeDelta,
+    /// How long an entry is kept.
+    kept: TimeDelta,
     index: Mutex<Index>,
     /// Sequence up to which the log was read; 0 where nothing was.
     position: watch::Sender<u64>,
@@ -101,6 +106,9 @@ pub struct Orders {
     waiting: Waiting,
     /// Which log the memory is of, and what was read of it last.
     log: Mutex<Remembered>,
+    /// What this instance appended itself, by sequence, as far as it was not read yet. Nothing else says whether that is still on the
+    /// log.
+    ahead: Mutex<BTreeMap<u64, EventId>>,
     /// How often the connection had been made when it was seen last that the log is the same.
     compared_at: AtomicU64,
     /// The log is another one; reading begins anew.
@@ -114,16 +122,20 @@ impl Orders {
         let window = crate::fault_injection::time("order_memory", window);
         // `order_memory` is at most 30 days, so it fits.
         let window = TimeDelta::from_std(window).unwrap_or(LONGEST_WAIT);
+        let wait = crate::fault_injection::time("order_memory_wait", LONGEST_WAIT.to_std().unwrap_or_default());
+        let kept = window + TimeDelta::from_std(wait).unwrap_or(LONGEST_WAIT);
         Self {
             connection: Arc::clone(journal.connection()),
             identity: journal.identity().clone(),
             window,
-            index: Mutex::new(Index::new(window + LONGEST_WAIT)),
+            kept,
+            index: Mutex::new(Index::new(kept)),
             position: watch::Sender::new(0),
             is_warm: watch::Sender::new(false),
             wanted: Notify::new(),
             waiting: Waiting::default(),
             log: Mutex::default(),
+            ahead: Mutex::default(),
             compared_at: AtomicU64::new(0),
             is_lost: AtomicBool::new(false),
             reported_at: Mutex::new(None),
@@ -167,6 +179,9 @@ impl Orders {
     pub async fn catch_up(&self) -> anyhow::Result<()> {
         self.look_at_log().await?;
         let last = last_of(&self.connection, EVENTS, SUBJECTS, ANSWER_TIMEOUT).await?;
+        // What is older is not read: it says nothing of today's orders.
+        let since = i128::from((Utc::now() - self.kept).timestamp_micros()) * 1000;
+        let last = last.filter(|message| message.time.unix_timestamp_nanos() >= since);
         let end = last.map_or(0, |message| message.sequence);
         let (mut position, began) = (self.position.subscribe(), Instant::now());
         while began.elapsed() < CATCH_UP_TIMEOUT {
@@ -185,15 +200,16 @@ impl Orders {
         self.look_at_log().await?;
         self.is_lost.store(false, Ordering::Relaxed);
         let start = match *self.position.borrow() {
-            0 => Start::Time(Utc::now() - self.window - LONGEST_WAIT),
+            0 => Start::Time(Utc::now() - self.kept),
             position => Start::Sequence(position + 1),
         };
         let mut reader = LogReader::of_subjects(&self.connection, SUBJECTS, start);
+        let follow_every = crate::fault_injection::time("order_memory_follow", FOLLOW_EVERY);
         let (mut looked, began) = (Instant::now(), Instant::now());
         if !*self.is_warm.borrow() {
             metrics::gauge!("order_memory_warm").set(0.0);
             tracing::info!(
-                window_hours = (self.window + LONGEST_WAIT).num_hours(),
+                window_hours = self.kept.num_hours(),
                 "reading the event log for known orders; this instance takes no stage over before"
             );
         }
@@ -232,6 +248,8 @@ impl Orders {
                 let (entries, took_ms) = (self.index().count(), began.elapsed().as_millis() as u64);
                 tracing::info!(entries, took_ms, "known orders were read; stages can be taken over");
             }
+            let read = *self.position.borrow();
+            lock(&self.ahead).retain(|sequence, _| *sequence > read);
             self.tidy();
             if looked.elapsed() > LOOK_EVERY {
                 self.look_at_log().await?;
@@ -239,7 +257,7 @@ impl Orders {
             }
             let pause = match self.waiting.is_any() {
                 true => WATCH_EVERY,
-                false if entries.is_empty() => FOLLOW_EVERY,
+                false if entries.is_empty() => follow_every,
                 false => GATHER,
             };
             let _ = tokio::time::timeout(pause, self.wanted.notified()).await;
@@ -252,13 +270,17 @@ impl Orders {
         let times = self.connection.times();
         let log = LogState::look(&self.connection).await?;
         let remembered = lock(&self.log).clone();
-        let compared = identity::compare(&self.connection, &log, &remembered).await?;
+        let mut compared = identity::compare(&self.connection, &log, &remembered).await?;
+        if compared.holds() && !self.has_what_is_ahead(&log).await? {
+            compared = Compared::WentBack(Some(remembered.position));
+        }
         if compared.holds() {
             lock(&self.log).created = Some(log.created);
         } else {
             let consequence = "what was known of orders is read again";
             self.identity.report("orders", compared, &remembered, &log, consequence);
             lock(&self.index).clear();
+            lock(&self.ahead).clear();
             self.position.send_modify(|position| {
                 *position = 0;
                 *lock(&self.log) = Remembered {
@@ -272,6 +294,19 @@ impl Orders {
         Ok(())
     }
 
+    /// Whether the last event that this instance appended itself is on the log. One of an instance that went on after the log went back
+    /// has another event in its place, or none.
+    async fn has_what_is_ahead(&self, log: &LogState) -> anyhow::Result<bool> {
+        let last = lock(&self.ahead)
+            .last_key_value()
+            .map(|(sequence, id)| (*sequence, *id));
+        let Some((sequence, id)) = last.filter(|(sequence, _)| *sequence >= log.first) else {
+            return Ok(true);
+        };
+        let there = message_at(&self.connection, sequence).await?;
+        Ok(there.is_some_and(|there| id_of(&there) == id.to_string()))
+    }
+
     fn tidy(&self) {
         let now = Utc::now();
         let mut index = lock(&self.index);
@@ -281,8 +316,21 @@ impl Orders {
         metrics::gauge!("order_memory_reach_seconds").set(back.num_seconds().max(0) as f64);
     }
 
+    /// Notes an event that this instance appended, before it is read from the log.
+    pub(crate) fn note_own(&self, event: &NewEvent, sequence: u64) {
+        let mut ahead = lock(&self.ahead);
+        if sequence > *self.position.borrow() {
+            ahead.insert(sequence, event.envelope.id);
+            if ahead.len() > MAX_AHEAD {
+                ahead.pop_first();
+            }
+        }
+        drop(ahead);
+        self.note(&event.envelope, &event.payload, sequence);
+    }
+
     /// Notes an event that is on the log. Noting it twice changes nothing.
-    pub fn note(&self, envelope: &Envelope, payload: &[u8], sequence: u64) {
+    fn note(&self, envelope: &Envelope, payload: &[u8], sequence: u64) {
         if envelope.event_type.is_for_provider() {
             return;
         }
@@ -298,6 +346,11 @@ impl Orders {
                 let is_body = cause.is_some_and(|cause| index.settle(prints.order, cause, state));
                 if !is_body {
                     is_whole = index.put(prints, sequence, EntryState::Ended, envelope.time);
+                }
+            }
+            Noted::Unposted(cause) => {
+                if !index.settle_unposted(prints.order, cause) {
+                    is_whole = index.put(prints, cause, EntryState::CreationRefused, envelope.time);
                 }
             }
             Noted::Outcome(cause, state) => {
@@ -355,6 +408,8 @@ enum Noted {
     Place(EntryState),
     /// Its cause, if that is a body, has this state.
     Ignored(Option<u64>, EntryState),
+    /// The announcement at this sequence was given up without a request of its own.
+    Unposted(u64),
     /// What it is about has this state; none if an older version did not say what that is.
     Outcome(Option<u64>, EntryState),
 }
@@ -377,6 +432,9 @@ fn noted(envelope: &Envelope, payload: &[u8], sequence: u64) -> Noted {
             Noted::Outcome(cause, of(created, EntryState::NewsForwarded))
         }
         EventType::OrderDeadLettered => match serde_json::from_slice::<DeadLettered>(payload) {
+            Ok(dead) if dead.stage == FORWARD.name && is_creation && is_unposted(&dead) && dead.sequence < sequence => {
+                Noted::Unposted(dead.sequence)
+            }
             Ok(dead) if dead.stage == FORWARD.name => {
                 let given_up = if is_refused(&dead) {
                     EntryState::CreationRefused
@@ -409,6 +467,11 @@ fn cause_of(index: &mut Index, prints: Prints, outcome: u64) -> Option<u64> {
 /// the instance that made it may have died before it recorded that.
 fn is_refused(dead: &DeadLettered) -> bool {
     dead.error.error_type == ErrorType::Validation && dead.error.code != ORDER_EXPIRED
+}
+
+/// Whether no request of what was given up was made by then: its turn was spent on another announcement, or never came.
+fn is_unposted(dead: &DeadLettered) -> bool {
+    dead.confirming.is_some() || dead.error.code == LANE_FULL
 }
 
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {

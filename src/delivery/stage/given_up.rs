@@ -7,7 +7,7 @@ use crate::{
     delivery::superseded::NewerEvent,
     event::{
         Envelope, EventType, NewEvent, NotYours, Recorded,
-        outcome::{DeadLettered, ErrorReport, ErrorType, Ignored, NOT_YOURS, Rejected},
+        outcome::{DeadLettered, ErrorReport, ErrorType, Ignored, LANE_FULL, NOT_YOURS, Rejected},
     },
     retry::Schedule,
     telemetry::panics::Panicked,
@@ -16,6 +16,17 @@ use crate::{
 /// Gives an event up after so many requests: counts it, says so, and returns what is to be recorded. `label` makes the
 /// new event's id (see [`crate::event::EventId::derive`]).
 pub fn give_up<S: Stage>(event: &Recorded, label: &str, requests: u32, error: ErrorReport) -> NewEvent {
+    give_up_confirming::<S>(event, label, requests, error, None)
+}
+
+/// As [`give_up`], where the requests repeated that of another announcement, at the sequence `confirming`.
+pub fn give_up_confirming<S: Stage>(
+    event: &Recorded,
+    label: &str,
+    requests: u32,
+    error: ErrorReport,
+    confirming: Option<u64>,
+) -> NewEvent {
     alarm(S::NAME, &event.envelope, requests, &error);
     let dead = DeadLettered {
         attempts: requests,
@@ -24,6 +35,7 @@ pub fn give_up<S: Stage>(event: &Recorded, label: &str, requests: u32, error: Er
         sequence: event.sequence,
         error,
         confirmed_by: None,
+        confirming,
     };
     NewEvent::new(event.follow(label, EventType::OrderDeadLettered, Utc::now()), &dead)
 }
@@ -60,7 +72,7 @@ pub(super) fn without_room<S: Stage>(event: &Recorded, requests: u32, waiting: u
     given_up_by_the_runner::<S>(
         event,
         requests,
-        ErrorReport::new(ErrorType::Temporary, "LANE_FULL", message),
+        ErrorReport::new(ErrorType::Temporary, LANE_FULL, message),
     )
 }
 

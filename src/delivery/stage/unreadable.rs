@@ -78,6 +78,7 @@ pub(super) fn gone(request: &Recorded, stage: &str, sequence: u64, is_there: boo
         sequence,
         error,
         confirmed_by: None,
+        confirming: None,
     };
     let envelope = request.follow(OUTCOME, EventType::OrderDeadLettered, Utc::now());
     NewEvent::new(envelope, &dead)
