@@ -1,4 +1,4 @@
-//! Keeta is told statuses as its reference describes: signed bodies, numbers as ids, and codes in answers that are all 200.
+//! Statuses for Keeta, as its reference describes them: signed bodies, numbers as ids, and codes in answers that are all 200.
 
 use std::collections::BTreeMap;
 
@@ -132,7 +132,7 @@ async fn keeta_is_told_what_it_has_a_call_for() {
         ask(&hub, order, body).await;
     }
     let pushed = outside.payloads(EventType::OrderStatusPushed, 8).await;
-    // Keeta's own riders say themselves what they picked up, and who comes for his order is told nothing.
+    // Keeta's own riders say themselves what they picked up, and there is no call for a customer who comes for the order.
     let skipped = pushed.iter().filter(|one| one["skipped"] == true);
     let skipped: Vec<_> = skipped.map(|one| (&one["status"], &one["attempts"])).collect();
     assert_eq!(skipped, [(&json!("picked_up"), &json!(0)); 2]);

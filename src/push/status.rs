@@ -68,7 +68,7 @@ impl Push {
 }
 
 impl Push {
-    /// The call by which the provider is told a status of this order; none if it takes none about it, as the order's announcement
+    /// The call that sends the provider a status of this order; none if it takes none about it, as the order's announcement
     /// says. An order that is not known says nothing against a call: the provider itself can refuse it.
     async fn call_for<'c>(&self, event: &Recorded, status: PushStatus, calls: &'c [Call]) -> Option<&'c Call> {
         let depends = |call: &Call| call.offered.is_some() || !call.only_for.is_empty();
