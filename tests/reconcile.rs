@@ -258,6 +258,13 @@ async fn a_list_with_pages_is_read_from_time_to_time_and_may_be_refused() {
     let listed = Listed::new("uber-eats", UBER_EATS, "reconcile_every=300ms,reconcile_grace=1ms").await;
     let (world, played) = (&listed.outside.world, &listed.outside.provider);
     let asked = pages_of_uber(played);
+    for store in ["store-7", "store-8"] {
+        listed.provider.branch(world, store).await;
+        let list = UBER_LIST.replace("store-9", store);
+        played.lists(&list, |_| json!({ "data": [], "pagination_data": {} }));
+    }
+    let stores = "UPDATE branch_delivery_configs SET store_id = merchant_id WHERE id LIKE 'config-uber-eats-%'";
+    world.database.run(stores).await.unwrap();
     let hub = Hub::start(&listed.settings).await;
     let webhook = json!({
         "event_type": "orders.notification", "event_id": "event-1", "event_time": Utc::now().timestamp(),
@@ -280,9 +287,9 @@ async fn a_list_with_pages_is_read_from_time_to_time_and_may_be_refused() {
     let since = asked.lock().unwrap()[0]["start_time"].clone();
     let first = world.log.wait_for(EventType::WebhookReceived, 1).await[0].envelope.time;
     assert_eq!(since, first.to_rfc3339_opts(SecondsFormat::Secs, true));
-    // The application may not read the list.
+    // The application may not read the list of any store.
     let tokens = played.tokens();
-    played.on(UBER_LIST, Say::status(401));
+    played.on("/v1/delivery/store/", Say::status(401));
     hub.says("cannot read the provider's list of orders").await;
     listed.reads(401, 6).await;
     let body = json!({ "status": "accepted", "branchId": "branch-uber-eats-store-9" }).to_string();

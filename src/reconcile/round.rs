@@ -225,12 +225,14 @@ impl Round<'_> {
 
     /// Takes in what the log lacks of an order.
     async fn take_in(&mut self, place: &Place, order: &ListedOrder, state: &mut State) -> Result<(), Stop> {
-        let known = order.placed_at.or_else(|| state.placed.get(&order.id).copied());
-        if known.is_some_and(|at| at < self.since) {
+        let mut name = state.names.get(&order.id).cloned().unwrap_or_else(|| order.id.clone());
+        // Of an order that was announced lately a cancellation is remembered as well; of an older one it may have come.
+        let is_recent = state.seen.has(&name, Said::Created);
+        let placed_at = order.placed_at.or_else(|| state.placed.get(&order.id).copied());
+        if !is_recent && (placed_at.is_some_and(|at| at < self.since) || self.is_remembered(&name).await?) {
             return Ok(());
         }
-        let mut name = state.names.get(&order.id).cloned().unwrap_or_else(|| order.id.clone());
-        let mut is_announced = self.is_announced(&name, state).await?;
+        let is_announced = is_recent;
         if is_announced && (!order.is_cancelled || state.seen.has(&name, Said::Cancelled)) {
             return Ok(());
         }
@@ -244,28 +246,9 @@ impl Round<'_> {
             None => order.entry.clone(),
         };
         if !is_announced {
-            let placed_at = order.placed_at.or_else(|| {
-                let document = Document::new(document.as_bytes()).ok()?;
-                placed_at(document, &self.spec.time)
-            });
-            state.place(&order.id, placed_at);
-            match placed_at {
-                None if !self.spec.time.is_empty() => {
-                    // Without a time it may be of any day, also from before the hub.
-                    self.note_unreadable(&name, "it does not say when it was placed (reconcile.time)");
-                    return Ok(());
-                }
-                Some(at) if at < self.since => return Ok(()),
-                _ => {}
-            }
-            let Some(webhook) = self.make(place, &name, (&self.spec.created, Said::Created), &document) else {
-                return Ok(());
-            };
-            webhook.admission.external_order_id.clone_into(&mut name);
-            state.name(&order.id, &name);
-            is_announced = self.is_announced(&name, state).await?;
-            if !is_announced {
-                self.append(webhook, Said::Created, state).await?;
+            match self.announce(place, (order, &document), &name, state).await? {
+                Some(own) => name = own,
+                None => return Ok(()),
             }
         }
         let cancelled = self.spec.cancelled.as_ref().filter(|_| order.is_cancelled);
@@ -278,6 +261,44 @@ impl Round<'_> {
         Ok(())
     }
 
+    /// Announces an order that the log does not have: what the order is called in its document; none where it is not wanted, or no
+    /// webhook can be made of it.
+    async fn announce(
+        &self,
+        place: &Place,
+        (order, document): (&ListedOrder, &str),
+        name: &str,
+        state: &mut State,
+    ) -> Result<Option<String>, Stop> {
+        let placed_at = order.placed_at.or_else(|| {
+            let document = Document::new(document.as_bytes()).ok()?;
+            placed_at(document, &self.spec.time)
+        });
+        state.place(&order.id, placed_at);
+        match placed_at {
+            None if !self.spec.time.is_empty() => {
+                // Without a time it may be of any day, also from before the hub.
+                self.note_unreadable(name, "it does not say when it was placed (reconcile.time)");
+                return Ok(None);
+            }
+            Some(at) if at < self.since => return Ok(None),
+            _ => {}
+        }
+        let Some(webhook) = self.make(place, name, (&self.spec.created, Said::Created), document) else {
+            return Ok(None);
+        };
+        let own = webhook.admission.external_order_id.clone();
+        state.name(&order.id, &own);
+        if state.seen.has(&own, Said::Created) {
+            return Ok(Some(own));
+        }
+        if self.is_remembered(&own).await? {
+            return Ok(None);
+        }
+        self.append(webhook, Said::Created, state).await?;
+        Ok(Some(own))
+    }
+
     /// Whether the webhook of what is missing may still be on its way.
     fn is_young(&self, order: &ListedOrder, wanted: Said, state: &mut State) -> bool {
         let grace = TimeDelta::from_std(self.grace).unwrap_or(TimeDelta::MAX);
@@ -285,11 +306,8 @@ impl Round<'_> {
         !is_old && !state.is_missed_for(&order.id, wanted, self.grace)
     }
 
-    /// Whether the log announces an order, or its memory knows it.
-    async fn is_announced(&self, order: &str, state: &State) -> anyhow::Result<bool> {
-        if state.seen.has(order, Said::Created) {
-            return Ok(true);
-        }
+    /// Whether the memory of orders knows an order that was announced before what is read back of webhooks.
+    async fn is_remembered(&self, order: &str) -> anyhow::Result<bool> {
         let about = Recorded::sample(&self.enabled.name, order, Said::Created.webhook_type(), b"", Utc::now());
         Ok(!self.needs.orders.announcements(&about).await?.is_empty())
     }
