@@ -51,6 +51,7 @@ pub use self::{
     misspelt::{Misspelt, misspelt},
     nats::Nats,
     outbound::OutboundSettings,
+    provider_times::order_ttls,
     replayed::ReplayedProvider,
     retention::{Retention, order_memory},
     secrets::{Secrets, public_url, scheme},
@@ -93,6 +94,7 @@ const RESET_TIMEOUT: Bounds<Duration> = Bounds {
     most: Duration::from_secs(3600),
     why: "a shorter time sends requests to a failing backend without a pause; a longer one delays orders for hours after it is back",
 };
+
 /// A value that prevents the start; its message is one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{variable}: {message}")]

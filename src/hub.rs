@@ -28,6 +28,7 @@ use crate::{
     forward::{Forward, ProviderRules, client::BackendClient},
     intake::{self, Intake, reload::Reload},
     integration::{self, Integration, token::ServiceTokens},
+    jobs,
     journal::{
         Journal,
         connection::{Connection, HUB_INBOX},
@@ -340,6 +341,8 @@ fn spawn_stages(
         .iter()
         .map(|enabled| (Arc::clone(&enabled.name), enabled.provider.display_name().to_owned()))
         .collect();
+    let jobs = jobs::Runner::new(journal.clone(), config.event_log.format);
+    tasks.spawn("jobs", Phase::Stages, move |stop| jobs.run(stop));
     let live = Live::new(journal, database, enabled, config.retention);
     tasks.spawn("projection", Phase::Stages, move |stop| live.run(stop));
     Ok(())

@@ -57,6 +57,10 @@ pub mod push;
 pub mod integration;
 pub mod reconcile;
 
+// Dead letters on the log, and jobs that retry them.
+pub mod dead_letters;
+pub mod jobs;
+
 // The whole: monitoring, the running hub, the operators' commands.
 pub mod observer;
 pub mod hub;

@@ -21,6 +21,8 @@ use crate::harness::{
 const GOLDEN_LIST: &str = include_str!("fixtures/dead_letters.list.txt");
 const GOLDEN_SHOW: &str = include_str!("fixtures/dead_letters.show.txt");
 
+const GOLDEN_CAUSES: &str = include_str!("fixtures/dead_letters.causes.txt");
+
 /// The command failed, and says why in one line that names this.
 fn failed(ran: &Ran, code: i32, named: &str) {
     assert_eq!(ran.code, Some(code), "{}", ran.said());
@@ -54,7 +56,19 @@ async fn the_list_has_every_open_letter() {
         listed[2]
     );
 
+    let causes = log.run(&["list", "--by", "cause"]).await.expect_success();
+    assert_eq!(causes.stdout, GOLDEN_CAUSES);
+    let causes = log.run(&["list", "--by", "cause", "--json", "--branch", "main"]).await;
+    assert_eq!(
+        serde_json::from_str::<Value>(&causes.expect_success().stdout).unwrap(),
+        json!([{
+            "stage": "forward", "code": "BACKEND_422", "provider": "careem", "count": 1,
+            "oldestAt": "2025-10-01T12:00:02Z", "newestAt": "2025-10-01T12:00:02Z",
+        }])
+    );
+
     // Filters, and a limit that says what it hides.
+    assert_eq!(log.open(&["--branch", "main"]).await, [anna.to_string()]);
     let garbage = "garbage".to_owned();
     let of = |id: EventId| id.to_string();
     assert_eq!(
@@ -143,7 +157,13 @@ async fn invalid_arguments_request_nothing() {
     let first = log.refused("CR-1", noon()).await;
     log.homeless("CR-2", noon()).await;
     failed(&log.run(&["retry"]).await, 2, "--all");
-    failed(&log.run(&["retry", "--provider", "careem"]).await, 2, "--all");
+    failed(&log.run(&["retry", "--menus"]).await, 2, "--all");
+    failed(&log.run(&["retry", "--provider", "careem"]).await, 2, "--yes");
+    failed(
+        &log.run(&["retry", "--provider", "careem", "--rate", "1001"]).await,
+        2,
+        "1000",
+    );
     failed(&log.run(&["retry", "--all", &of(first)]).await, 2, "--all");
     failed(&log.run(&["retry", "nonsense"]).await, 2, "nonsense");
     failed(

@@ -73,6 +73,7 @@ mod orders_table;
 mod operators;
 mod panics;
 mod dead_letters;
+mod retry_jobs;
 mod way_back;
 mod superseded;
 mod amendments;

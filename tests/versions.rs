@@ -70,7 +70,11 @@ async fn both_forms_on_one_log() {
     }
     world.retry_dead_letters().await;
     let (written, _) = world.forms_after(end).await;
-    assert_eq!(written, [Form::Compact], "the request to take it up again");
+    assert_eq!(
+        written,
+        [Form::Compact; 3],
+        "the operator's act, the request to take it up again, and the act's result"
+    );
     let _hub = world.hub().await;
     world.log.settled().await;
     assert_eq!(world.log.unreadable().await, [0_u64; 0]);
@@ -207,6 +211,51 @@ async fn a_newer_instance_takes_what_an_older_one_left() {
         .map(|request| request.path)
         .collect();
     assert!(paths.last().unwrap().ends_with("/status"), "{paths:?}");
+}
+
+/// An older instance does not know what operators do. No stage waits for it, and the tables' writer notes it; a newer instance takes
+/// that note away.
+#[tokio::test(flavor = "multi_thread")]
+async fn acts_of_operators_mean_nothing_to_an_older_instance() {
+    let world = World::new().await;
+    let times = "stand_aside=300ms,standby_poll=100ms,tables_renew=100ms";
+    let settings = world.settings().set("HUB_TEST_TIMES", times);
+    let older = Hub::start(&settings.clone().set("HUB_TEST_UNKNOWN_TYPES", EventType::OperatorActed)).await;
+    world.backend.next_for("CR-acts-0", [Answer::status(422)]);
+    world.post_orders(&older, ids("acts", 2)).await;
+    world.at_end(Ends::forwarded(1).dead_lettered(1)).await;
+    world.retry_dead_letters().await;
+    world.log.wait_for(EventType::OrderForwarded, 2).await;
+    world.post_orders(&older, ["CR-acts-2".to_owned()]).await;
+    // What the tables' writer had when it stood aside.
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(3)).await;
+    let noted = async || {
+        let rows = world
+            .database
+            .rows("SELECT event_type FROM hub.skipped_events")
+            .await
+            .unwrap();
+        rows.iter()
+            .map(|row| row["event_type"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(noted().await, ["operator.acted", "operator.acted"]);
+    let metrics = world.metrics(&older).await;
+    assert!(
+        !metrics
+            .lines()
+            .any(|line| line.starts_with("events_left_total") && !line.ends_with(" 0")),
+        "{metrics}"
+    );
+    assert!(older.terminate().await.0.success());
+    let _newer = Hub::start(&settings).await;
+    eventually("the notes are gone", PATIENCE, async || {
+        let noted = noted().await;
+        if noted.is_empty() { Ok(()) } else { Err(noted) }
+    })
+    .await;
+    world.at_end(Ends::forwarded(3)).await;
 }
 
 /// The head of a lane is an event that this instance does not know: the order waits, and is not given up.

@@ -1,8 +1,8 @@
 //! Times of a provider: how old its orders may be, and how long its webhooks wait for their outcome.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
-use super::{Bounds, ConfigError, Environment};
+use super::{Bounds, ConfigError, Environment, catalogue, prefix};
 use crate::provider::declarative::file::File;
 
 const ORDER_TTL: Bounds<Duration> = Bounds {
@@ -22,6 +22,18 @@ pub(super) fn order_ttl(env: &Environment, prefix: &str) -> Result<Option<Durati
     let variable = format!("{prefix}_ORDER_TTL");
     let ttl = env.duration(&variable, Duration::ZERO, &ORDER_TTL)?;
     Ok((!ttl.is_zero()).then_some(ttl))
+}
+
+/// `<PROVIDER>_ORDER_TTL` of all known providers, where it is set.
+///
+/// # Errors
+/// If it is no duration, or a provider's file is broken.
+pub fn order_ttls(env: &Environment) -> Result<HashMap<String, Duration>, ConfigError> {
+    let mut all = HashMap::new();
+    for name in catalogue(env)?.names() {
+        all.extend(order_ttl(env, &prefix(name))?.map(|ttl| (name.to_owned(), ttl)));
+    }
+    Ok(all)
 }
 
 /// `<PROVIDER>_RESPONSE_WAIT`; none if it is not set, or `0s`.

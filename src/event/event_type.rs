@@ -58,11 +58,23 @@ pub enum EventType {
     StorePushFailed,
     /// The provider has the branch's state.
     StorePushed,
+    /// An operator of the hub did something: once before the act, once with its result.
+    OperatorActed,
+    /// An operator started a job: retries of all dead letters that match a filter.
+    JobStarted,
+    /// How far a job is.
+    JobProgressed,
+    /// An operator stopped a job.
+    JobStopped,
+    /// An operator resumed a job.
+    JobResumed,
+    /// A job ended.
+    JobEnded,
 }
 
 impl EventType {
     /// Every type, in the order in which an order meets them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 32] = [
         Self::WebhookReceived,
         Self::OrderTransformed,
         Self::OrderIgnored,
@@ -89,6 +101,12 @@ impl EventType {
         Self::StoreRequested,
         Self::StorePushFailed,
         Self::StorePushed,
+        Self::OperatorActed,
+        Self::JobStarted,
+        Self::JobProgressed,
+        Self::JobStopped,
+        Self::JobResumed,
+        Self::JobEnded,
     ];
 
     /// Its place in [`Self::ALL`].
@@ -125,10 +143,18 @@ impl EventType {
             Self::StoreRequested => "store.state_requested",
             Self::StorePushFailed => "store.state_push_failed",
             Self::StorePushed => "store.state_pushed",
+            Self::OperatorActed => "operator.acted",
+            Self::JobStarted => "operator.job_started",
+            Self::JobProgressed => "operator.job_progressed",
+            Self::JobStopped => "operator.job_stopped",
+            Self::JobResumed => "operator.job_resumed",
+            Self::JobEnded => "operator.job_ended",
         }
     }
 
-    /// First two tokens of the subject: `orders.forwarded` for `order.forwarded`.
+    /// First two tokens of the subject: `orders.forwarded` for `order.forwarded`. What operators do is below `webhooks`, which
+    /// no subscriber may read: a new first token would change the subjects of `EVENTS`, and hubs of earlier versions refuse to
+    /// start on a stream with other subjects than theirs.
     pub const fn subject_root(self) -> &'static str {
         match self {
             Self::WebhookReceived => "webhooks.received",
@@ -157,6 +183,12 @@ impl EventType {
             Self::StoreRequested => "menus.store_requested",
             Self::StorePushFailed => "menus.store_push_failed",
             Self::StorePushed => "menus.store_pushed",
+            Self::OperatorActed
+            | Self::JobStarted
+            | Self::JobProgressed
+            | Self::JobStopped
+            | Self::JobResumed
+            | Self::JobEnded => "webhooks.operator",
         }
     }
 
@@ -189,6 +221,20 @@ impl EventType {
                 | Self::ItemsProgressed
                 | Self::ItemsPushFailed
                 | Self::StorePushFailed
+        )
+    }
+
+    /// Whether it is about what an operator of the hub does, or a job: about no webhook and no request, so that no stage takes it
+    /// and it has no rows.
+    pub const fn is_of_operator(self) -> bool {
+        matches!(
+            self,
+            Self::OperatorActed
+                | Self::JobStarted
+                | Self::JobProgressed
+                | Self::JobStopped
+                | Self::JobResumed
+                | Self::JobEnded
         )
     }
 
@@ -235,3 +281,17 @@ impl FromStr for EventType {
 #[derive(Debug, thiserror::Error)]
 #[error("unknown event type {0:?}")]
 pub struct UnknownEventType(pub String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_read_back() {
+        for (place, one) in EventType::ALL.into_iter().enumerate() {
+            assert_eq!(one.as_str().parse::<EventType>().unwrap(), one);
+            assert_eq!(one.place(), place);
+        }
+        assert!("order.eaten".parse::<EventType>().is_err());
+    }
+}

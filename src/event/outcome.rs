@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{EventType, Recorded};
+use super::{EventId, EventType, Recorded};
 
 /// Label of the event that ends what a stage was given, whatever it says: an event has one (see
 /// [`EventId::derive`](super::EventId::derive)).
@@ -236,6 +236,9 @@ pub struct RetryRequested {
     /// It is to be sent although the backend has it, under the same key. Versions that do not know this end it as a repeat.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub again: bool,
+    /// The job that requested it, by its id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<EventId>,
 }
 
 /// The order in short; amounts are decimal text with the currency's number of decimals.

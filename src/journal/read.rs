@@ -7,6 +7,8 @@
 //! nothing is missing in the middle. A reader that must not miss the end asks the leader for it ([`end`]) and reads
 //! [`LogReader::up_to`] there.
 
+mod leader;
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};

@@ -8,8 +8,13 @@ use anyhow::{Context as _, bail};
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::Subcommand;
 use serde::Serialize;
+use serde_json::json;
 
-use super::{dead_letters::printable, print, with_rights};
+use super::{
+    acts::{self, Act, ActKind, ActOptions},
+    dead_letters::printable,
+    print, with_rights,
+};
 use crate::{
     config::{self, Environment},
     journal::connection::{Connection, HUB_INBOX},
@@ -38,6 +43,9 @@ pub enum Action {
         /// All current blocks.
         #[arg(long)]
         all: bool,
+        /// Who acts, and why.
+        #[command(flatten)]
+        act: ActOptions,
     },
 }
 
@@ -77,9 +85,19 @@ pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> a
             let rows: Vec<_> = blocks.iter().map(Row::new).collect();
             print(as_json, &rows, Table(&rows))?;
         }
-        Action::Lift { who, all } => {
-            let lifting = lift(&connection, &blocks, who, *all, as_json);
-            with_rights(&connection, &settings, lifting).await?;
+        Action::Lift { who, all, act } => {
+            let chosen = chosen(&blocks, who, *all)?;
+            let lifting = lift(&connection, environment, act, &chosen);
+            let lifted = with_rights(&connection, &settings, lifting).await?;
+            let text = match lifted.as_slice() {
+                [] => "no blocks".to_owned(),
+                some => some
+                    .iter()
+                    .map(|one| format!("lifted {one}"))
+                    .collect::<Vec<_>>()
+                    .join("\n"),
+            };
+            print(as_json, &json!({ "lifted": lifted }), text)?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -100,14 +118,11 @@ async fn read(connection: &Connection) -> anyhow::Result<Vec<(BlockTarget, Block
     Ok(blocks)
 }
 
-async fn lift(
-    connection: &Connection,
-    blocks: &[(BlockTarget, Block)],
-    named: &[Named],
-    all: bool,
-    as_json: bool,
-) -> anyhow::Result<()> {
-    let is_named = |who: &BlockTarget| all || named.iter().any(|one| one.0 == *who);
+/// The blocks to lift.
+///
+/// # Errors
+/// If one that is named is not blocked.
+fn chosen<'a>(blocks: &'a [(BlockTarget, Block)], named: &[Named], all: bool) -> anyhow::Result<Vec<&'a BlockTarget>> {
     let unknown = named
         .iter()
         .find(|one| !blocks.iter().any(|(blocked, _)| *blocked == one.0));
@@ -117,28 +132,44 @@ async fn lift(
             Row::name(who)
         );
     }
+    let is_named = |who: &BlockTarget| all || named.iter().any(|one| one.0 == *who);
+    Ok(blocks.iter().map(|(who, _)| who).filter(|who| is_named(who)).collect())
+}
+
+/// Lifts blocks; returns their names.
+async fn lift(
+    connection: &Connection,
+    environment: &Environment,
+    options: &ActOptions,
+    blocks: &[&BlockTarget],
+) -> anyhow::Result<Vec<String>> {
+    let names: Vec<_> = blocks.iter().map(|who| Row::name(who)).collect();
+    let arguments = json!({ "blocks": acts::ids(&names) });
+    let act = Act::begin(connection, environment, options, ActKind::LiftBlocks, arguments).await?;
     let mut lifted = Vec::new();
-    for (who, _) in blocks.iter().filter(|(who, _)| is_named(who)) {
-        let (subject, headers, payload) = LimitRecord::Lifted(who.clone()).message(0);
-        let written = async {
-            let acknowledged = connection.context.publish_with_headers(subject, headers, payload);
-            anyhow::Ok(acknowledged.await?.await?)
-        };
-        tokio::time::timeout(ANSWER_TIMEOUT, written)
-            .await
-            .context("NATS does not answer about a block")?
-            .with_context(|| format!("the block of {} is not lifted", Row::name(who)))?;
-        lifted.push(Row::name(who));
-    }
-    let text = match lifted.as_slice() {
-        [] => "no blocks".to_owned(),
-        some => some
-            .iter()
-            .map(|one| format!("lifted {one}"))
-            .collect::<Vec<_>>()
-            .join("\n"),
+    let work = async {
+        for who in blocks {
+            lift_one(connection, who).await?;
+            lifted.push(Row::name(who));
+        }
+        anyhow::Ok(())
     };
-    print(as_json, &serde_json::json!({ "lifted": lifted }), text)
+    let result = work.await;
+    act.end(&result, json!({ "lifted": lifted.len() })).await;
+    result.map(|()| lifted)
+}
+
+async fn lift_one(connection: &Connection, who: &BlockTarget) -> anyhow::Result<()> {
+    let (subject, headers, payload) = LimitRecord::Lifted(who.clone()).message(0);
+    let written = async {
+        let acknowledged = connection.context.publish_with_headers(subject, headers, payload);
+        anyhow::Ok(acknowledged.await?.await?)
+    };
+    tokio::time::timeout(ANSWER_TIMEOUT, written)
+        .await
+        .context("NATS does not answer about a block")?
+        .with_context(|| format!("the block of {} is not lifted", Row::name(who)))?;
+    Ok(())
 }
 
 /// A block in the list.

@@ -4,12 +4,15 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use clap::Subcommand;
+use serde_json::json;
 
 use super::{
+    acts::{self, ActOptions},
     dead_letters::{Since, printable},
     output::{self, Verdict, line, show},
     queries::{
         events::{self, CloudEvent, Events, Selection},
+        mask::Masking,
         steps::Step,
     },
     step_text, with_rights,
@@ -34,6 +37,12 @@ pub enum Action {
     Show {
         /// Its sequence on the log, as `tail` shows it.
         sequence: u64,
+        /// Shows personal data, too. This needs --reason, and is recorded first.
+        #[arg(long, requires = "reason")]
+        reveal: bool,
+        /// Who acts, and why.
+        #[command(flatten)]
+        act: ActOptions,
     },
 }
 
@@ -106,16 +115,22 @@ async fn answer(environment: &Environment, action: &Action, as_json: bool) -> an
     let work = async {
         match action {
             Action::Tail(tail) => follow(&connection, tail, as_json).await,
-            Action::Show { sequence } => {
+            Action::Show { sequence, reveal, act } => {
                 let event = events::at(&connection, *sequence).await?;
-                let whole = CloudEvent::of(&event);
+                let masking = if *reveal {
+                    acts::reveal(&connection, environment, act, json!({ "event": sequence })).await?;
+                    Masking::Off
+                } else {
+                    Masking::On
+                };
+                let whole = CloudEvent::of(&event, masking);
                 show(as_json, &whole, printable_lines(&serde_json::to_string_pretty(&whole)?))
             }
         }
     };
     with_rights(&connection, &settings, work)
         .await
-        .context("cannot read the stream EVENTS; NATS_USER must be the user hub")?;
+        .context("cannot use the stream EVENTS; NATS_USER must be the user hub")?;
     Ok(Verdict::Fine)
 }
 
@@ -157,7 +172,7 @@ async fn follow(connection: &Connection, tail: &Tail, as_json: bool) -> anyhow::
 /// Prints an event; returns whether the output still has a reader.
 fn tell(event: &Recorded, as_json: bool) -> anyhow::Result<bool> {
     if as_json {
-        return line(serde_json::to_string(&CloudEvent::of(event))?);
+        return line(serde_json::to_string(&CloudEvent::of(event, Masking::On))?);
     }
     let step = Step::of(event);
     let (head, text) = step_text::words(&step);

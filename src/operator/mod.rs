@@ -9,12 +9,12 @@ use std::{
 };
 
 use anyhow::Context as _;
-use chrono::TimeDelta;
 use clap::Subcommand;
 use serde::Serialize;
 
 use crate::{
     config::{self, Environment},
+    dead_letters::CLOCK_SKEW,
     journal::connection::Connection,
     telemetry,
 };
@@ -30,6 +30,8 @@ pub mod providers;
 pub mod blocks;
 pub mod refusals;
 pub mod healthcheck;
+mod acts;
+pub mod audit;
 mod output;
 mod step_text;
 pub mod queries;
@@ -118,6 +120,9 @@ pub enum Command {
     Verify(verify::Verify),
     /// Puts past webhooks through the current code and files.
     Replay(Box<replay::Replay>),
+    /// Lists what operators of the hub did: who, when, why and what.
+    #[command(subcommand)]
+    Operator(audit::Action),
     /// Signs a payload as a provider would and posts it to a hub.
     Send {
         /// The provider, e.g. careem.
@@ -142,8 +147,6 @@ pub enum Command {
 /// Stack of a worker thread: twice the default. The stages' futures nest deeply, and in a debug build one overflowed 2 MiB.
 /// Untouched pages cost no memory.
 const STACK_BYTES: usize = 4 * 1024 * 1024;
-/// How far the clock of NATS may be behind a hub's. A search by time begins that much earlier.
-const CLOCK_SKEW: TimeDelta = TimeDelta::minutes(5);
 
 /// Runs a command with the process's environment. `program`: the whole command tree.
 pub fn execute(command: Command, json: bool, program: fn() -> clap::Command) -> ExitCode {
@@ -181,6 +184,7 @@ pub fn execute(command: Command, json: bool, program: fn() -> clap::Command) -> 
             Command::Rebuild(what) => Ok(Box::pin(rebuild::run(&environment, &what, json)).await),
             Command::Verify(what) => Ok(Box::pin(verify::run(&environment, &what, json)).await),
             Command::Replay(what) => Ok(Box::pin(replay::run(&environment, &what, json)).await),
+            Command::Operator(action) => Ok(audit::run(&environment, &action, json).await),
             Command::Send {
                 provider,
                 file,

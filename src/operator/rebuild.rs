@@ -3,8 +3,10 @@
 use std::{fmt, process::ExitCode};
 
 use clap::builder::PossibleValuesParser;
+use serde_json::{Value, json};
 
 use super::{
+    acts::{Act, ActKind, ActOptions},
     output::{self, Table, Verdict, show},
     progress::Lines,
     with_rights,
@@ -34,6 +36,8 @@ pub struct Rebuild {
     /// Drops the tables that the last rebuild replaced.
     #[arg(long, conflicts_with = "tables")]
     forget: bool,
+    #[command(flatten)]
+    act: ActOptions,
 }
 
 /// Runs the command, as the user `hub` of NATS and the owner of the tables.
@@ -43,16 +47,6 @@ pub async fn run(environment: &Environment, what: &Rebuild, as_json: bool) -> Ex
 
 async fn answer(environment: &Environment, what: &Rebuild, as_json: bool) -> anyhow::Result<Verdict> {
     let database = Database::new(&config::Database::from_environment(environment)?)?;
-    if what.forget {
-        let had = rebuild::forget(&database).await?;
-        let text = if had {
-            "dropped the replaced tables"
-        } else {
-            "no replaced tables are kept"
-        };
-        show(as_json, &serde_json::json!({ "dropped": had }), text)?;
-        return Ok(Verdict::Fine);
-    }
     let settings = config::Nats::from_environment(environment)?;
     let log = Connection::open(&settings, "webhook-hub rebuild", HUB_INBOX).await?;
     log.reach().await?;
@@ -67,15 +61,70 @@ async fn answer(environment: &Environment, what: &Rebuild, as_json: bool) -> any
         show(as_json, &plan, PlanText(&plan))?;
         return Ok(Verdict::needs_a_person(!plan.obstacles.is_empty()));
     }
-    let work = async {
-        match what.undo {
-            true => Box::pin(rebuild::undo(parts)).await,
-            false => Box::pin(rebuild::rebuild(parts, &what.tables, what.keep_extra)).await,
+    let work = Box::pin(with_rights(
+        &log,
+        &settings,
+        Box::pin(carry_out(environment, parts, what)),
+    ));
+    match work.await? {
+        Done::Forgot(had) => {
+            let text = if had {
+                "dropped the replaced tables"
+            } else {
+                "no replaced tables are kept"
+            };
+            show(as_json, &json!({ "dropped": had }), text)?;
+            Ok(Verdict::Fine)
         }
+        Done::Made(rebuilt) => {
+            show(as_json, &rebuilt, RebuiltText(&rebuilt, what.undo))?;
+            Ok(Verdict::needs_a_person(!rebuilt.unchecked.is_empty()))
+        }
+    }
+}
+
+/// What was done.
+enum Done {
+    /// The replaced tables were dropped, if there were any.
+    Forgot(bool),
+    /// Tables were made, or put back.
+    Made(Box<Rebuilt>),
+}
+
+impl Done {
+    fn counts(&self) -> Value {
+        match self {
+            Self::Forgot(had) => json!({ "dropped": had }),
+            Self::Made(rebuilt) => json!({
+                "tables": rebuilt.tables.iter().map(|table| table.name).collect::<Vec<_>>(),
+                "events": rebuilt.events, "position": rebuilt.position, "leftOut": rebuilt.left_out,
+            }),
+        }
+    }
+}
+
+async fn carry_out(environment: &Environment, parts: Parts<'_>, what: &Rebuild) -> anyhow::Result<Done> {
+    let kind = match what {
+        Rebuild { forget: true, .. } => ActKind::ForgetRebuild,
+        Rebuild { undo: true, .. } => ActKind::UndoRebuild,
+        _ => ActKind::Rebuild,
     };
-    let rebuilt = with_rights(&log, &settings, Box::pin(work)).await?;
-    show(as_json, &rebuilt, RebuiltText(&rebuilt, what.undo))?;
-    Ok(Verdict::needs_a_person(!rebuilt.unchecked.is_empty()))
+    let arguments = match kind {
+        ActKind::Rebuild => json!({ "tables": what.tables, "keepExtra": what.keep_extra }),
+        _ => Value::Null,
+    };
+    let act = Act::begin(parts.log, environment, &what.act, kind, arguments).await?;
+    let work = async {
+        Ok(match kind {
+            ActKind::ForgetRebuild => Done::Forgot(rebuild::forget(parts.database).await?),
+            ActKind::UndoRebuild => Done::Made(Box::new(rebuild::undo(parts).await?)),
+            _ => Done::Made(Box::new(rebuild::rebuild(parts, &what.tables, what.keep_extra).await?)),
+        })
+    };
+    let result = Box::pin(work).await;
+    act.end(&result, result.as_ref().map_or(Value::Null, Done::counts))
+        .await;
+    result
 }
 
 /// What would be done, for people.

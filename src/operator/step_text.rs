@@ -65,6 +65,21 @@ pub(super) fn words(step: &Step) -> (String, String) {
             let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
             ("retry".into(), format!("requested by {by}, in {stage}{reason}"))
         }
+        StepDetail::Acted {
+            kind,
+            by,
+            reason,
+            result,
+        } => {
+            let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+            let ended = match result.as_ref().map(|result| &result.error) {
+                None => "begun by",
+                Some(None) => "done by",
+                Some(Some(_)) => "failed, begun by",
+            };
+            (kind.clone(), format!("{ended} {by}{reason}"))
+        }
+        StepDetail::Job => ("job".into(), step.external_order_id.clone()),
         StepDetail::Forwarded { .. } => ("forwarded".into(), forwarded(&step.detail)),
         other => to_provider(other),
     };

@@ -56,7 +56,12 @@ pub(crate) struct Batch<'a> {
 impl<'a> Batch<'a> {
     fn of(events: &'a [Recorded], providers: &'a Providers, order: EventOrder) -> Self {
         Self {
-            all: events.iter().map(Event::of).collect(),
+            // What operators do has no rows.
+            all: events
+                .iter()
+                .filter(|event| !event.envelope.event_type.is_of_operator())
+                .map(Event::of)
+                .collect(),
             known: 0,
             standings: Vec::new(),
             providers,

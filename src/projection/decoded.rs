@@ -88,7 +88,13 @@ impl DecodedPayload {
             | EventType::ItemsProgressed
             | EventType::ItemsPushed
             | EventType::StoreRequested
-            | EventType::StorePushed => None,
+            | EventType::StorePushed
+            | EventType::OperatorActed
+            | EventType::JobStarted
+            | EventType::JobProgressed
+            | EventType::JobStopped
+            | EventType::JobResumed
+            | EventType::JobEnded => None,
         };
         decoded.unwrap_or(Self::Nothing)
     }

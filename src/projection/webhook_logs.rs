@@ -141,7 +141,7 @@ impl WebhookChange {
                     self.error_message = Some(dead.error.message.clone());
                 }
             }
-            // These events belong to no webhook.
+            // These belong to no webhook.
             EventType::OrderStatusRequested
             | EventType::OrderStatusPushFailed
             | EventType::OrderStatusPushed
@@ -155,7 +155,13 @@ impl WebhookChange {
             | EventType::ItemsPushed
             | EventType::StoreRequested
             | EventType::StorePushFailed
-            | EventType::StorePushed => {}
+            | EventType::StorePushed
+            | EventType::OperatorActed
+            | EventType::JobStarted
+            | EventType::JobProgressed
+            | EventType::JobStopped
+            | EventType::JobResumed
+            | EventType::JobEnded => {}
         }
     }
 

@@ -67,7 +67,8 @@ impl World {
 
     /// The same, with other patience for each wait: where much is left to be done, or pauses of minutes are part of it.
     pub(crate) async fn at_end_within(&self, patience: Duration, expected: Ends) {
-        let events = self.log.settled_within(patience).await;
+        let mut events = self.log.settled_within(patience).await;
+        events.retain(|event| !event.envelope.event_type.is_of_operator());
         assert_eq!(ends(&events), expected);
         self.nothing_pending(patience).await;
         self.backend_agrees(&events);
@@ -86,7 +87,8 @@ impl World {
 
     /// The same, but for the backend, which knows more than a log that was restored.
     pub(crate) async fn log_and_tables_end(&self, expected: Ends) {
-        let events = self.log.settled().await;
+        let mut events = self.log.settled().await;
+        events.retain(|event| !event.envelope.event_type.is_of_operator());
         assert_eq!(ends(&events), expected);
         self.nothing_pending(PATIENCE).await;
         self.tables_agree(&events, PATIENCE).await;

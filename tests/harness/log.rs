@@ -178,7 +178,10 @@ impl<'a> Acceptances<'a> {
 fn open(events: &[Arc<Recorded>]) -> usize {
     let acceptances = Acceptances::of(events);
     let mut ended: HashMap<(EventId, u64), bool> = HashMap::new();
-    for event in events {
+    for event in events
+        .iter()
+        .filter(|event| !event.envelope.event_type.is_of_operator())
+    {
         let acceptance = ended.entry(acceptances.of_event(event)).or_default();
         match event.envelope.event_type {
             // What was given up is taken up again.

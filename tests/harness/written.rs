@@ -162,6 +162,15 @@ impl Written {
         dead.id
     }
 
+    /// From now on the log takes no event.
+    pub(crate) async fn close(&self) {
+        let provision = self.nats.provision().await;
+        let stream = provision.get_stream("EVENTS").await.unwrap();
+        let mut config = stream.cached_info().config.clone();
+        config.max_message_size = 1;
+        provision.update_stream(config).await.unwrap();
+    }
+
     pub(crate) async fn garbage(&self) -> u64 {
         let sent = self
             .publisher

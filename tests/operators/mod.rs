@@ -1,5 +1,6 @@
 //! The operators' read commands: orders, their stories, and the events of the log.
 
+mod acts;
 mod completions;
 mod doctor;
 mod events;

@@ -69,7 +69,8 @@ async fn a_damaged_table_is_made_again() {
     let orders = of_table(&rebuilt, "hub.orders");
     assert_eq!(
         (&orders["rows"], &orders["extra"], &rebuilt["events"]),
-        (&json!(3), &json!(1), &json!(9)),
+        // With the event that records the act.
+        (&json!(3), &json!(1), &json!(10)),
         "{rebuilt}"
     );
     assert_eq!(schemas(&world).await, ["hub_replaced"]);
@@ -78,6 +79,12 @@ async fn a_damaged_table_is_made_again() {
     world.at_end(Ends::forwarded(4)).await;
     rebuild(&world, &["--forget"]).await;
     assert!(schemas(&world).await.is_empty());
+    let acts = run(&owner(&world), &["operator", "audit", "--json"]).await;
+    let acts = found(&acts)["acts"].as_array().unwrap().clone();
+    let kinds: Vec<_> = acts.iter().map(|act| &act["kind"]).collect();
+    assert_eq!(kinds, ["rebuild", "forget-rebuild"]);
+    assert_eq!(acts[0]["result"]["counts"]["tables"], json!(["hub.orders"]));
+    assert_eq!(acts[1]["result"]["counts"], json!({ "dropped": true }));
 }
 
 /// All tables are dropped while orders come in: intake and forwarding do not notice, and the tables come back.
@@ -248,7 +255,8 @@ async fn undone() {
     world.post_orders(&hub, ids("since", 2)).await;
     world.at_end(Ends::forwarded(4)).await;
     let undone = rebuild(&world, &["--undo"]).await;
-    assert_eq!(undone["events"], 6, "{undone}");
+    // Those of two orders, the result of the first act, and the event before this one.
+    assert_eq!(undone["events"], 6 + 2, "{undone}");
     let rows = "SELECT external_order_id FROM webhook_logs WHERE endpoint = '/wrong'";
     assert_eq!(
         world.database.rows(rows).await.unwrap(),
@@ -306,14 +314,15 @@ async fn the_log_has_forgotten_its_beginning() {
     let third = world.log.wait_for(EventType::WebhookReceived, 3).await[2].sequence;
     let config = log.cached_info().config.clone();
     let kept = i64::try_from(15 - third).unwrap();
-    provision
-        .update_stream(stream::Config {
-            max_messages: kept,
+    // Afterwards it forgets nothing more.
+    for max_messages in [kept, -1] {
+        let forgetting = stream::Config {
+            max_messages,
             discard: stream::DiscardPolicy::Old,
-            ..config
-        })
-        .await
-        .unwrap();
+            ..config.clone()
+        };
+        provision.update_stream(forgetting).await.unwrap();
+    }
     let rebuilt = rebuild(&world, &[]).await;
     assert_eq!(rebuilt["firstSequence"], third + 1, "{rebuilt}");
     assert!(

@@ -1,6 +1,7 @@
 //! `replay --to`: past orders to another backend, which cannot be taken for the hub's own.
 
 use serde_json::{Value, json};
+use webhook_hub::event::EventType;
 
 use super::{
     rebuild::found,
@@ -164,5 +165,16 @@ async fn past_orders_go_to_another_backend() {
         refused.said()
     );
     assert_eq!(world.backend.count(), requests);
-    assert_eq!(written(&world).await, before, "nothing is recorded");
+    // Nothing is recorded but the three acts: each before it, and with its result.
+    let mut expected = before;
+    for (_, sequence) in expected.iter_mut().filter(|(name, _)| name == "EVENTS") {
+        *sequence += 3 * 2;
+    }
+    assert_eq!(written(&world).await, expected);
+    let acts = world.log.payloads(EventType::OperatorActed, 6).await;
+    assert!(
+        acts.iter()
+            .all(|act| act["kind"] == "replay-elsewhere" && act["arguments"]["to"] == url),
+        "{acts:?}"
+    );
 }

@@ -284,6 +284,7 @@ async fn request(log: &Connection, candidate: Candidate, label: &str, act: &Act)
         by: act.by.clone(),
         reason: act.reason.clone(),
         again: candidate.is_again,
+        job: None,
     };
     // In the partition of its order, whatever the number of partitions was then.
     let (root, provider) = (envelope.event_type.subject_root(), codec::token(&envelope.provider));

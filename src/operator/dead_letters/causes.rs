@@ -1,34 +1,18 @@
 //! The open dead letters, grouped by cause.
 
-use std::{cmp::Reverse, collections::BTreeMap};
+use std::{fmt, process::ExitCode};
 
-use chrono::{DateTime, Utc};
-use serde::Serialize;
-
-use super::{
-    LetterFilter,
-    find::{LetterKind, ListedMessage, Log},
+use super::{counted, time_text};
+use crate::{
+    dead_letters::{
+        causes::{Cause, Causes},
+        filter::Filter,
+        find::{LetterKind, Log},
+        letter::ListedMessage,
+    },
+    journal::connection::Connection,
+    operator::{output::Table, print},
 };
-use crate::journal::connection::Connection;
-
-/// Stands for the stage or the code of a dead letter that this version cannot read.
-const UNKNOWN: &str = "unknown";
-
-/// Dead letters that share stage, code and provider.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Cause {
-    /// The stage that gave up.
-    pub stage: String,
-    /// The error's code: `BACKEND_422` …
-    pub code: String,
-    /// The provider's name.
-    pub provider: String,
-    /// How many are open.
-    pub count: u64,
-    /// When the oldest of them was given up.
-    pub oldest_at: DateTime<Utc>,
-}
 
 /// The causes of all open dead letters on the log, those with most letters first.
 ///
@@ -36,34 +20,67 @@ pub struct Cause {
 /// If NATS does not answer.
 pub(in crate::operator) async fn open_by_cause(connection: &Connection) -> anyhow::Result<Vec<Cause>> {
     let log = Log::open(connection.clone()).await?;
-    let filter = LetterFilter::default();
-    let retried = log.retried(&filter).await?;
-    let mut causes: BTreeMap<(String, String, String), Cause> = BTreeMap::new();
-    let mut pages = log.letters(LetterKind::Dead, &filter);
+    Ok(of_open(&log, LetterKind::Dead, &Filter::default()).await?.0)
+}
+
+/// The causes of the open letters that match, and how many messages on their subjects are no events.
+async fn of_open(log: &Log, kind: LetterKind, filter: &Filter) -> anyhow::Result<(Vec<Cause>, usize)> {
+    let retried = log.retried(filter).await?;
+    let (mut causes, mut garbage) = (Causes::default(), 0);
+    let mut pages = log.letters(kind, filter);
     while let Some(page) = pages.next().await? {
         for found in page {
-            let ListedMessage::Letter(letter) = found else { continue };
-            if retried.contains(&letter.id()) {
-                continue;
+            match found {
+                ListedMessage::Letter(letter) if retried.contains(letter.id()) => {}
+                ListedMessage::Letter(letter) => causes.add(&letter),
+                ListedMessage::Garbage(_) => garbage += 1,
             }
-            let facts = letter.facts.as_ref().ok();
-            let stage = facts.and_then(|facts| facts.stage.clone());
-            let stage = stage.unwrap_or_else(|| UNKNOWN.to_owned());
-            let code = facts.map_or_else(|| UNKNOWN.to_owned(), |facts| facts.error.code.clone());
-            let provider = letter.event.envelope.provider.to_string();
-            let key = (stage.clone(), code.clone(), provider.clone());
-            let cause = causes.entry(key).or_insert(Cause {
-                stage,
-                code,
-                provider,
-                count: 0,
-                oldest_at: letter.event.envelope.time,
-            });
-            cause.count += 1;
-            cause.oldest_at = cause.oldest_at.min(letter.event.envelope.time);
         }
     }
-    let mut causes: Vec<_> = causes.into_values().collect();
-    causes.sort_by_key(|cause| Reverse(cause.count));
-    Ok(causes)
+    Ok((causes.sorted(), garbage))
+}
+
+/// Shows the open letters by cause.
+pub(super) async fn run(log: &Log, kind: LetterKind, filter: &Filter, as_json: bool) -> anyhow::Result<ExitCode> {
+    let (causes, garbage) = of_open(log, kind, filter).await?;
+    let text = CausesText {
+        causes: &causes,
+        garbage,
+    };
+    print(as_json, &causes, text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The list for people.
+pub(super) struct CausesText<'a> {
+    pub(super) causes: &'a [Cause],
+    pub(super) garbage: usize,
+}
+
+impl fmt::Display for CausesText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut table = Table::new(["STAGE", "CODE", "PROVIDER", "COUNT", "OLDEST", "NEWEST"]);
+        for cause in self.causes {
+            table.push([
+                cause.stage.clone(),
+                cause.code.clone(),
+                cause.provider.clone(),
+                cause.count.to_string(),
+                time_text(cause.oldest_at),
+                time_text(cause.newest_at),
+            ]);
+        }
+        write!(f, "{table}")?;
+        if self.garbage > 0 {
+            let messages = counted(self.garbage, "message", "messages");
+            writeln!(f, "{messages} on the subjects of letters are no events")?;
+        }
+        let all: u64 = self.causes.iter().map(|cause| cause.count).sum();
+        write!(
+            f,
+            "{} of {}",
+            counted(usize::try_from(all).unwrap_or(usize::MAX), "letter", "letters"),
+            counted(self.causes.len(), "cause", "causes")
+        )
+    }
 }

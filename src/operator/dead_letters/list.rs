@@ -5,12 +5,16 @@ use std::{fmt, io::Write, process::ExitCode};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::{
-    LetterFilter, counted,
-    find::{Garbage, Letter, LetterKind, ListedMessage, Log},
-    printable, time_text,
+use super::{counted, printable, time_text};
+use crate::{
+    dead_letters::{
+        filter::Filter,
+        find::{LetterKind, Log},
+        letter::{Garbage, Letter, ListedMessage},
+    },
+    event::EventId,
+    operator::print,
 };
-use crate::{event::EventId, operator::print};
 
 /// A dead letter in a list, without personal data.
 #[derive(Debug, Serialize)]
@@ -88,7 +92,7 @@ enum Item {
 pub(super) async fn run(
     log: &Log,
     kind: LetterKind,
-    filter: &LetterFilter,
+    filter: &Filter,
     limit: usize,
     as_json: bool,
 ) -> anyhow::Result<ExitCode> {
@@ -98,7 +102,7 @@ pub(super) async fn run(
     while let Some(page) = pages.next().await? {
         for found in page {
             let item = match found {
-                ListedMessage::Letter(letter) if retried.contains(&letter.id()) => continue,
+                ListedMessage::Letter(letter) if retried.contains(letter.id()) => continue,
                 ListedMessage::Letter(letter) => Item::Row(Box::new(Row::new(*letter))),
                 ListedMessage::Garbage(garbage) => Item::Garbage(garbage),
             };
@@ -124,7 +128,7 @@ pub(super) async fn run(
 
 fn not_shown(more: usize) -> String {
     format!(
-        "{more} more are not shown: --limit shows more, --provider, --stage, --code, --since and --until narrow it down"
+        "{more} more are not shown: --limit shows more, --provider, --branch, --stage, --code, --since and --until narrow it down"
     )
 }
 

@@ -1,8 +1,7 @@
 //! `dead-letters`: lists, shows and retries what was given up or rejected.
 //!
-//! A dead letter is an `order.dead_lettered` or an `order.rejected`. It is open until an `order.retry_requested` names it as its
-//! cause. The commands read them from their subjects on the log, so they also work while PostgreSQL is away. An ignored event is
-//! no dead letter, but it can be retried, too: `--duplicates` and `--ignored` list such events, and `retry` takes their ids.
+//! [`crate::dead_letters`] says what they are, and reads them from the log. An ignored event is no dead letter, but it can be retried, too:
+//! `--duplicates` and `--ignored` list such events, and `retry` takes their ids.
 
 use std::{process::ExitCode, str::FromStr};
 
@@ -12,26 +11,26 @@ use clap::Subcommand;
 
 use crate::{
     config::{self, Environment},
+    dead_letters::{
+        filter::Filter,
+        find::{LetterKind, Log},
+    },
     event::{EventId, stage},
+    jobs::payload::DEFAULT_RATE,
     journal::connection::{Connection, HUB_INBOX},
     text::parse_duration,
 };
 
 pub(in crate::operator) mod acceptances;
 pub(in crate::operator) mod causes;
-mod find;
+mod job;
 mod list;
 pub(in crate::operator) mod retry;
 mod show;
 mod story;
 
-use self::find::{Letter, LetterKind};
-
-/// Longest reason or name in a request: each request stores it, and lists show it.
-const MAX_NOTE_CHARS: usize = 500;
-
-/// Label of a retry's id (see [`EventId::derive`]).
-const RETRY: &str = "retry";
+use self::job::JobAction;
+use super::acts::ActOptions;
 
 /// What to do.
 #[derive(Debug, Clone, Subcommand)]
@@ -47,6 +46,9 @@ pub enum Action {
         /// Lists all ignored events instead of dead letters; --code selects the reason.
         #[arg(long)]
         ignored: bool,
+        /// Counts them by stage, code and provider, instead of listing each.
+        #[arg(long, value_name = "WHAT")]
+        by: Option<GroupedBy>,
         /// Most letters to show; the others are counted.
         #[arg(long, default_value_t = 1000)]
         limit: usize,
@@ -55,13 +57,31 @@ pub enum Action {
     Show {
         /// Its id, as `list` shows it.
         id: EventId,
-        /// Also prints the payload of the event that ended. It holds customers' personal data.
+        /// Also prints the payload of the event that ended. It holds customers' personal data, so this is recorded first.
         #[arg(long)]
         payload: bool,
+        /// Who acts, and why.
+        #[command(flatten)]
+        act: ActOptions,
     },
-    /// Requests a retry of dead letters. Fix the cause first.
-    #[command(group = clap::ArgGroup::new("which").required(true).multiple(true).args(["ids", "all"]))]
-    Retry(Retry),
+    /// Requests a retry of dead letters: by ids or --all at once, by a filter alone as a job of the hub. Fix the cause first.
+    #[command(group = clap::ArgGroup::new("which").required(true).multiple(true).args(
+        ["ids", "all", "provider", "branch", "since", "until", "stage", "code"]
+    ))]
+    Retry(Box<Retry>),
+    /// Lists jobs; shows, stops and resumes one.
+    Jobs {
+        /// What to do; lists them by default.
+        #[command(subcommand)]
+        action: Option<JobAction>,
+    },
+}
+
+/// How letters are grouped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum GroupedBy {
+    /// By stage, code and provider.
+    Cause,
 }
 
 /// Filters of dead letters.
@@ -70,6 +90,9 @@ pub struct LetterFilter {
     /// Only this provider.
     #[arg(long, value_parser = config::known_provider)]
     provider: Option<String>,
+    /// Only this branch.
+    #[arg(long, value_name = "BRANCH_ID")]
+    branch: Option<String>,
     /// Only from this time on: a duration before now (30m, 2h, 7d) or a time (2026-11-23T18:00:00Z).
     #[arg(long, value_name = "DURATION_OR_TIME")]
     since: Option<Since>,
@@ -85,23 +108,15 @@ pub struct LetterFilter {
 }
 
 impl LetterFilter {
-    fn lets_through(&self, letter: &Letter) -> bool {
-        let time = letter.event.envelope.time;
-        let facts = letter.facts.as_ref().ok();
-        let is = |wanted: &Option<String>, found: Option<&str>| {
-            wanted
-                .as_deref()
-                .is_none_or(|wanted| found.is_some_and(|found| found.eq_ignore_ascii_case(wanted)))
-        };
-        self.since.is_none_or(|since| time >= since.0)
-            && self.until.is_none_or(|until| time <= until.0)
-            && is(&self.stage, facts.and_then(|facts| facts.stage.as_deref()))
-            && is(&self.code, facts.map(|facts| &*facts.error.code))
-    }
-
-    /// Whether it filters by nothing that a message that is no event lacks (provider, stage, code).
-    fn is_about_place_only(&self) -> bool {
-        self.until.is_none() && self.stage.is_none() && self.code.is_none()
+    fn filter(&self) -> Filter {
+        Filter {
+            provider: self.provider.clone(),
+            branch: self.branch.clone(),
+            stage: self.stage.clone(),
+            code: self.code.clone(),
+            since: self.since.map(|since| since.0),
+            until: self.until.map(|until| until.0),
+        }
     }
 }
 
@@ -109,25 +124,27 @@ impl LetterFilter {
 #[derive(Debug, Clone, clap::Args)]
 pub struct Retry {
     /// Ids of dead letters, as `list` shows them.
-    #[arg(value_name = "ID", conflicts_with_all = ["all", "provider", "since", "until", "stage", "code", "menus"])]
+    #[arg(value_name = "ID", conflicts_with_all = ["all", "provider", "branch", "since", "until", "stage", "code", "menus"])]
     ids: Vec<EventId>,
-    /// All open ones that match --provider, --since, --until, --stage and --code, without menus.
+    /// All open ones that match the filters, without menus, requested at once by this command.
     #[arg(long)]
     all: bool,
-    /// With --all: menus, items and states of branches, too.
+    /// With --all or a filter: menus, items and states of branches, too.
     #[arg(long)]
     menus: bool,
     #[command(flatten)]
     filter: LetterFilter,
+    /// Letters a second that a job requests.
+    #[arg(long, value_name = "LETTERS", value_parser = job::rate, default_value_t = DEFAULT_RATE, conflicts_with_all = ["ids", "all"])]
+    rate: u32,
+    /// Starts a job without asking.
+    #[arg(long, conflicts_with_all = ["ids", "all"])]
+    yes: bool,
     /// Only shows which retries would be requested.
     #[arg(long)]
     dry_run: bool,
-    /// The reason, for later readers of the log.
-    #[arg(long, value_parser = note)]
-    reason: Option<String>,
-    /// Who requests the retry; by default $USER and this machine's name.
-    #[arg(long, value_parser = note)]
-    by: Option<String>,
+    #[command(flatten)]
+    act: ActOptions,
 }
 
 /// A time, given as a time or as a duration before now.
@@ -147,18 +164,6 @@ impl FromStr for Since {
     }
 }
 
-/// Checks a person's text that goes into an event.
-pub(in crate::operator) fn note(text: &str) -> Result<String, String> {
-    let text = text.trim();
-    if text.is_empty() {
-        return Err("is empty".into());
-    }
-    if text.chars().count() > MAX_NOTE_CHARS {
-        return Err(format!("is longer than {MAX_NOTE_CHARS} characters"));
-    }
-    Ok(text.to_owned())
-}
-
 /// Runs the command, as the user `hub`: it needs NATS and nothing else.
 ///
 /// # Errors
@@ -168,7 +173,7 @@ pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> a
     let connection = Connection::open(&settings, "webhook-hub dead-letters", HUB_INBOX).await?;
     connection.reach().await?;
     let work = async {
-        let log = find::Log::open(connection.clone())
+        let log = Log::open(connection.clone())
             .await
             .context("the stream EVENTS cannot be read; is NATS_USER the user hub, was `streams apply` run?")?;
         match action {
@@ -176,6 +181,7 @@ pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> a
                 filter,
                 duplicates,
                 ignored,
+                by,
                 limit,
             } => {
                 let kind = match (duplicates, ignored) {
@@ -183,10 +189,23 @@ pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> a
                     (false, true) => LetterKind::Ignored,
                     (false, false) => LetterKind::Dead,
                 };
-                list::run(&log, kind, filter, *limit, as_json).await
+                match by {
+                    Some(GroupedBy::Cause) => causes::run(&log, kind, &filter.filter(), as_json).await,
+                    None => list::run(&log, kind, &filter.filter(), *limit, as_json).await,
+                }
             }
-            Action::Show { id, payload } => show::run(&log, *id, *payload, as_json).await,
-            Action::Retry(options) => retry::run(&log, environment, options, as_json).await,
+            Action::Show { id, payload, act } => {
+                let reveals = payload.then_some((environment, act));
+                show::run(&log, *id, reveals, as_json).await
+            }
+            Action::Retry(options) if options.all || !options.ids.is_empty() => {
+                retry::run(&log, environment, options, as_json).await
+            }
+            Action::Retry(options) => job::start(&log, environment, options, as_json).await,
+            Action::Jobs { action } => {
+                let action = action.as_ref().unwrap_or(&JobAction::List);
+                job::run(&connection, environment, action, as_json).await
+            }
         }
     };
     super::with_rights(&connection, &settings, work).await

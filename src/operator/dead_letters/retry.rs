@@ -3,40 +3,35 @@
 //! Whether something newer superseded a dead letter is decided by the stage when it handles the request; it then ends the event
 //! as superseded, or as a repeat of one that the backend has. A dry run makes the same check and shows its result.
 //!
-//! The id of a request derives from the dead letter's, so two concurrent requests are one event; a later request finds the
-//! earlier one on the log. Requests are published in the order of the dead letters, so the events of one order keep their
-//! sequence.
+//! Requests are published in the order of the dead letters, so the events of one order keep their sequence.
 
 use std::{fmt, io::Write, process::ExitCode};
 
-use anyhow::{Context as _, anyhow, bail};
-use async_nats::jetstream::context::PublishAckFuture;
-use bytes::Bytes;
-use chrono::{TimeDelta, Utc};
+use anyhow::{Context as _, bail};
+use chrono::TimeDelta;
 use serde::Serialize;
+use serde_json::json;
 
-use super::{
-    LetterFilter, RETRY, Retry,
-    acceptances::LogAcceptances,
-    counted,
-    find::{self, GivenUp, Letter, LetterKind, ListedMessage, Log},
-    printable,
-};
+use super::{Retry, acceptances::LogAcceptances, counted, printable};
 use crate::{
     config::{self, Environment, EventLog},
-    delivery::superseded::{self, NewerEvent},
-    event::{EventId, EventType, outcome::RetryRequested},
-    journal::{
-        codec::{self, Form},
-        form,
+    dead_letters::{
+        filter::Filter,
+        find::{self, GivenUp, LetterKind, Log},
+        letter::{Letter, ListedMessage},
+        retry::{RETRY, Requester, event_of},
     },
-    operator::print,
+    delivery::superseded::{self, NewerEvent},
+    event::EventId,
+    journal::form,
+    operator::{
+        acts::{self, Act, ActKind},
+        print,
+    },
 };
 
 /// Requests that are in flight before the first acknowledgement is awaited. With an fsync for each, some 4,000 a second.
 const IN_FLIGHT: usize = 256;
-/// The file that has the machine's name on Linux.
-const HOST_FILE: &str = "/proc/sys/kernel/hostname";
 
 /// A requested retry.
 #[derive(Debug, Serialize)]
@@ -99,16 +94,15 @@ pub(super) async fn run(
     options: &Retry,
     as_json: bool,
 ) -> anyhow::Result<ExitCode> {
-    let by = match &options.by {
-        Some(by) => by.clone(),
-        None => whoever_runs_this(environment)?,
-    };
     let format = EventLog::from_environment(environment)?.format;
     let mut asking = Asking {
         log,
-        form: form::chosen(&log.connection, format).await?,
-        by,
-        reason: options.reason.clone(),
+        requester: Requester {
+            form: form::chosen(&log.connection, format).await?,
+            by: options.act.by(environment)?,
+            reason: options.act.reason.clone(),
+            job: None,
+        },
         as_json,
         window: TimeDelta::from_std(config::order_memory(environment)?)?,
         report: Report {
@@ -121,21 +115,39 @@ pub(super) async fn run(
             failed: Vec::new(),
         },
     };
-    let result = if options.all {
-        asking.all(&options.filter, options.menus).await
+    let filter = options.filter.filter();
+    let named = if options.all {
+        None
     } else {
-        asking.named(&options.ids).await
+        Some(asking.named(&options.ids).await?)
     };
+    let act = if options.dry_run {
+        None
+    } else {
+        let arguments = match &named {
+            Some(_) => json!({ "ids": acts::ids(&options.ids) }),
+            None => json!({ "all": true, "menus": options.menus, "filter": filter }),
+        };
+        Some(Act::begin(&log.connection, environment, &options.act, ActKind::Retry, arguments).await?)
+    };
+    let result = match named {
+        Some(letters) => asking.ask(&letters).await,
+        None => asking.all(&filter, options.menus).await,
+    };
+    if let Some(act) = act {
+        let report = &asking.report;
+        let counts = json!({
+            "requested": report.count, "failed": report.failed.len(), "menusLeftOut": report.menus_left_out,
+        });
+        act.end(&result, counts).await;
+    }
     // Also after an error in the middle: the retries requested before it are on the log, so they are reported.
     asking.finish(result)
 }
 
 struct Asking<'a> {
     log: &'a Log,
-    /// The form in which requests are written.
-    form: Form,
-    by: String,
-    reason: Option<String>,
+    requester: Requester,
     as_json: bool,
     /// `ORDER_MEMORY`.
     window: TimeDelta,
@@ -143,14 +155,14 @@ struct Asking<'a> {
 }
 
 impl Asking<'_> {
-    async fn all(&mut self, filter: &LetterFilter, with_menus: bool) -> anyhow::Result<()> {
+    async fn all(&mut self, filter: &Filter, with_menus: bool) -> anyhow::Result<()> {
         let retried = self.log.retried(filter).await?;
         let mut pages = self.log.letters(LetterKind::Dead, filter);
         while let Some(page) = pages.next().await? {
             let mut open = Vec::new();
             for found in page {
                 match found {
-                    ListedMessage::Letter(letter) if retried.contains(&letter.id()) => {}
+                    ListedMessage::Letter(letter) if retried.contains(letter.id()) => {}
                     // A retry of all orders must not send menus, or states of a branch, of days ago.
                     ListedMessage::Letter(letter) if letter.is_about_branch() && !with_menus => {
                         self.report.menus_left_out += 1;
@@ -167,13 +179,16 @@ impl Asking<'_> {
         Ok(())
     }
 
-    /// Requests retries of these ids; of none if one of them is not on the log.
-    async fn named(&mut self, ids: &[EventId]) -> anyhow::Result<()> {
+    /// The letters with these ids.
+    ///
+    /// # Errors
+    /// If one of them is not on the log, or was retried.
+    async fn named(&self, ids: &[EventId]) -> anyhow::Result<Vec<Letter>> {
         let letters = find::named(self.log, ids).await?;
-        let retried = self.log.retried(&LetterFilter::default()).await?;
+        let retried = self.log.retried(&Filter::default()).await?;
         let again: Vec<_> = ids
             .iter()
-            .filter(|id| retried.contains(id))
+            .filter(|id| retried.contains(**id))
             .map(ToString::to_string)
             .collect();
         if !again.is_empty() {
@@ -182,7 +197,7 @@ impl Asking<'_> {
                 again.join(", ")
             );
         }
-        self.ask(&letters).await
+        Ok(letters)
     }
 
     /// Requests these retries in this order, and waits until the requests are on the log.
@@ -190,7 +205,7 @@ impl Asking<'_> {
         for chunk in letters.chunks(IN_FLIGHT) {
             let mut sent = Vec::with_capacity(chunk.len());
             for letter in chunk {
-                let given_up = match self.given_up(letter).await? {
+                let given_up = match event_of(self.log, letter).await? {
                     Ok(given_up) => given_up,
                     Err(error) => {
                         self.report.failed.push(FailedRetry::of(letter, error));
@@ -202,8 +217,9 @@ impl Asking<'_> {
                     self.note(letter, given_up, newer)?;
                     continue;
                 }
-                match self.request(letter, &given_up) {
-                    Ok(request) => sent.push((letter, given_up, self.publish(request).await?)),
+                let published = self.requester.publish(&self.log.connection, letter, &given_up);
+                match published.await? {
+                    Ok(acknowledgement) => sent.push((letter, given_up, acknowledgement)),
                     Err(error) => self.report.failed.push(FailedRetry::of(letter, error)),
                 }
             }
@@ -220,23 +236,6 @@ impl Asking<'_> {
         Ok(())
     }
 
-    /// The event to retry, or why it cannot be retried.
-    async fn given_up(&self, letter: &Letter) -> anyhow::Result<anyhow::Result<GivenUp>> {
-        if let Err(reason) = &letter.facts {
-            return Ok(Err(anyhow!("{reason}; the provider has to send the order again")));
-        }
-        let given_up = self.log.given_up(letter).await?;
-        let is_there = |given_up: &GivenUp| given_up.sequence >= self.log.first_sequence;
-        Ok(given_up.filter(is_there).ok_or_else(|| {
-            let facts = letter.facts.as_ref().ok();
-            let place = facts.and_then(|facts| facts.sequence);
-            let place = place.map_or_else(String::new, |sequence| format!(" (sequence {sequence})"));
-            anyhow!(
-                "the event that ended{place} has left the log (`max_age` of EVENTS); the provider has to send the order again"
-            )
-        }))
-    }
-
     /// What superseded it; the stage checks again when it handles the request.
     async fn superseded(&self, letter: &Letter, given_up: &GivenUp) -> anyhow::Result<Option<NewerEvent>> {
         let Some(event) = self.log.event(given_up.sequence).await? else {
@@ -249,39 +248,6 @@ impl Asking<'_> {
             window: self.window,
         };
         superseded::in_partition(connection, &event, partition, &acceptances).await
-    }
-
-    /// The request as an event, with its subject.
-    fn request(&self, letter: &Letter, given_up: &GivenUp) -> anyhow::Result<RetryMessage> {
-        let subject = codec::subject_beside(&letter.subject, EventType::OrderRetryRequested)
-            .with_context(|| format!("was published on {}, which no hub does", letter.subject))?;
-        let envelope = letter.event.follow(RETRY, EventType::OrderRetryRequested, Utc::now());
-        let payload = RetryRequested {
-            stage: given_up.stage.clone(),
-            sequence: given_up.sequence,
-            ended_as: letter.facts.as_ref().ok().map(|facts| facts.error.code.clone()),
-            by: self.by.clone(),
-            reason: self.reason.clone(),
-            again: false,
-        };
-        Ok(RetryMessage {
-            subject,
-            headers: codec::headers(&envelope, self.form)?,
-            payload: serde_json::to_vec(&payload)?.into(),
-        })
-    }
-
-    async fn publish(&self, request: RetryMessage) -> anyhow::Result<PublishAckFuture> {
-        let RetryMessage {
-            subject,
-            headers,
-            payload,
-        } = request;
-        let context = &self.log.connection.context;
-        context
-            .publish_with_headers(subject, headers, payload)
-            .await
-            .context("cannot publish")
     }
 
     fn note(&mut self, letter: &Letter, given_up: GivenUp, newer: Option<NewerEvent>) -> anyhow::Result<()> {
@@ -337,13 +303,6 @@ impl Asking<'_> {
     }
 }
 
-/// A request to publish.
-struct RetryMessage {
-    subject: String,
-    headers: async_nats::HeaderMap,
-    payload: Bytes,
-}
-
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for failed in &self.failed {
@@ -377,17 +336,4 @@ impl fmt::Display for Report {
             ),
         }
     }
-}
-
-/// `user@machine`, as far as both are known.
-pub(in crate::operator) fn whoever_runs_this(environment: &Environment) -> anyhow::Result<String> {
-    let user = match environment.text("USER")? {
-        Some(user) => user,
-        None => environment.text_or("LOGNAME", "unknown")?,
-    };
-    let host = match environment.text("HOSTNAME")? {
-        Some(host) => host,
-        None => std::fs::read_to_string(HOST_FILE).unwrap_or_else(|_| "unknown".into()),
-    };
-    Ok(format!("{user}@{}", host.trim()))
 }

@@ -4,18 +4,25 @@ use std::{fmt, process::ExitCode};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use serde_json::{Value, value::RawValue};
+use serde_json::{Value, json, value::RawValue};
 
 use super::{
-    counted,
-    find::{self, Letter, LetterFacts, Log},
-    printable,
+    counted, printable,
     story::{self, HistoryStep},
     time_text,
 };
 use crate::{
+    config::Environment,
+    dead_letters::{
+        find::{self, Log},
+        letter::{Letter, LetterFacts},
+        retry::RETRY,
+    },
     event::{EventId, EventType, Recorded},
-    operator::print,
+    operator::{
+        acts::{self, ActOptions},
+        print,
+    },
 };
 
 /// All that is known about a dead letter. Only `payload`, which is there on request, holds personal data.
@@ -66,15 +73,24 @@ enum Payload {
     Text(String),
 }
 
-/// Runs the command.
-pub(super) async fn run(log: &Log, id: EventId, with_payload: bool, as_json: bool) -> anyhow::Result<ExitCode> {
+/// Runs the command. `reveals`: also with the payload, which is recorded before it is printed.
+pub(super) async fn run(
+    log: &Log,
+    id: EventId,
+    reveals: Option<(&Environment, &ActOptions)>,
+    as_json: bool,
+) -> anyhow::Result<ExitCode> {
     let letter = find::named(log, &[id]).await?.remove(0);
     let given_up = match log.given_up(&letter).await? {
         Some(given_up) => log.event(given_up.sequence).await?,
         None => None,
     };
     let story = story::read(log, &letter).await?;
-    let shown = shown(&letter, given_up.as_ref(), story, with_payload);
+    if let Some((environment, options)) = reveals {
+        let arguments = json!({ "deadLetter": id });
+        acts::reveal(&log.connection, environment, options, arguments).await?;
+    }
+    let shown = shown(&letter, given_up.as_ref(), story, reveals.is_some());
     print(as_json, &shown, &shown)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -86,9 +102,9 @@ fn shown<'a>(
     with_payload: bool,
 ) -> Shown<'a> {
     let envelope = &letter.event.envelope;
-    let retried = story.iter().any(|step| {
-        step.id == letter.id().derive(super::RETRY) && step.event_type == EventType::OrderRetryRequested.as_str()
-    });
+    let retried = story
+        .iter()
+        .any(|step| step.id == letter.id().derive(RETRY) && step.event_type == EventType::OrderRetryRequested.as_str());
     Shown {
         id: envelope.id,
         time: envelope.time,

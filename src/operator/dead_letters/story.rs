@@ -3,11 +3,12 @@
 use chrono::{DateTime, Utc};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{
-    LetterFilter, Since,
-    find::{Letter, Log, next},
-};
 use crate::{
+    dead_letters::{
+        filter::Filter,
+        find::{Log, next},
+        letter::Letter,
+    },
     event::{
         EventId, EventType, Recorded,
         branch::{ItemsProgressed, ItemsPushed, StorePushed, StoreRequested},
@@ -80,7 +81,13 @@ fn note(event: &Recorded) -> Option<String> {
                 "provider refused the menu"
             })
         }
-        EventType::MenuSynced => return None,
+        EventType::MenuSynced
+        | EventType::OperatorActed
+        | EventType::JobStarted
+        | EventType::JobProgressed
+        | EventType::JobStopped
+        | EventType::JobResumed
+        | EventType::JobEnded => return None,
         EventType::ItemsProgressed => {
             let so_far: ItemsProgressed = read(event)?;
             format!("provider took {}, refused {}", so_far.taken.len(), so_far.refused.len())
@@ -142,16 +149,16 @@ pub(super) async fn read(log: &Log, letter: &Letter) -> anyhow::Result<Vec<Histo
     }
     // Events of orders and of menus.
     let mut orders = reader(format!("*.*.{provider}.*.{partition}"));
-    let since_accepted = LetterFilter {
+    let since_accepted = Filter {
         provider: Some(envelope.provider.to_string()),
-        since: Some(Since(envelope.received_at)),
-        ..LetterFilter::default()
+        since: Some(envelope.received_at),
+        ..Filter::default()
     };
     let retried = log.retried(&since_accepted).await?;
     while let Some(events) = next(&mut orders).await? {
         for event in events.iter().filter(|event| event.envelope.root_id == envelope.root_id) {
             steps.push(HistoryStep::new(event));
-            if event.envelope.event_type.ends() && !retried.contains(&event.envelope.id) {
+            if event.envelope.event_type.ends() && !retried.contains(event.envelope.id) {
                 return Ok(steps);
             }
         }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use chrono::{TimeDelta, Utc};
 use clap::Subcommand;
 
-use super::{dead_letters::Since, output};
+use super::{acts::ActOptions, dead_letters::Since, output};
 use crate::{
     config::{self, Environment},
     database::Database,
@@ -91,6 +91,7 @@ fn duration(text: &str) -> Result<TimeDelta, String> {
 
 /// Arguments of `show`.
 #[derive(Debug, Clone, clap::Args)]
+#[command(group = clap::ArgGroup::new("documents").multiple(true).args(["raw", "body", "diff"]))]
 pub struct Show {
     /// The provider.
     #[arg(value_parser = config::known_provider)]
@@ -109,9 +110,14 @@ pub struct Show {
     /// Shows what differs between attempts, and from one body to the next.
     #[arg(long)]
     diff: bool,
+    /// Shows personal data in --raw, --body and --diff, too. This needs --reason, and is recorded first.
+    #[arg(long, requires_all = ["documents", "reason"])]
+    reveal: bool,
     /// Reads the log to its end, instead of to 48 hours after the last event that `hub.orders` knows.
     #[arg(long)]
     all: bool,
+    #[command(flatten)]
+    act: ActOptions,
 }
 
 /// Runs the command.

@@ -3,16 +3,18 @@
 use std::fmt;
 
 use anyhow::{Context as _, bail};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Show;
 use crate::{
     config::{self, Environment},
     journal::connection::{Connection, HUB_INBOX},
     operator::{
+        acts,
         dead_letters::{printable, time_text},
         output::{Table, Verdict, show},
         queries::{
+            mask::Masking,
             orders::{self, ListedOrder},
             steps::Step,
             story::{self, OrderSelection, Story, StoryOptions},
@@ -32,8 +34,16 @@ pub(super) async fn run(environment: &Environment, what: &Show, as_json: bool) -
         body: what.body,
         differences: what.diff,
         all: what.all,
+        masking: if what.reveal { Masking::Off } else { Masking::On },
     };
-    let reading = story::read(&connection, &which, with);
+    let reading = async {
+        let story = story::read(&connection, &which, with).await?;
+        if what.reveal && !story.steps.is_empty() {
+            let arguments = json!({ "provider": which.provider, "order": which.external_order_id });
+            acts::reveal(&connection, environment, &what.act, arguments).await?;
+        }
+        anyhow::Ok(story)
+    };
     let mut story = with_rights(&connection, &settings, reading)
         .await
         .context("the stream EVENTS cannot be read; is NATS_USER the user hub, was `streams apply` run?")?;
@@ -45,7 +55,7 @@ pub(super) async fn run(environment: &Environment, what: &Show, as_json: bool) -
             printable(&which.external_order_id)
         );
     }
-    show(as_json, &story, StoryText(&story))?;
+    show(as_json, &story, StoryText(&story, with.masking))?;
     let needs_a_person = |order: &ListedOrder| order.given_up_at.is_some() || order.is_overdue;
     Ok(Verdict::needs_a_person(
         story.order.as_ref().is_some_and(needs_a_person),
@@ -95,7 +105,7 @@ async fn which(environment: &Environment, what: &Show) -> anyhow::Result<(OrderS
 }
 
 /// The story as text.
-struct StoryText<'a>(&'a Story);
+struct StoryText<'a>(&'a Story, Masking);
 
 impl fmt::Display for StoryText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -189,9 +199,13 @@ impl StoryText<'_> {
             }
             write!(f, "{table}")?;
         }
-        let with = |is: bool| if is { "; personal data is masked" } else { "" };
         let has_documents = story.steps.iter().any(|step| step.raw.is_some() || step.body.is_some());
+        let masked = match self.1 {
+            Masking::On if has_documents => "; personal data is masked",
+            Masking::Off => "; personal data is shown, which is on the log",
+            Masking::On => "",
+        };
         let until = story.until.map_or_else(|| "the end of the log".into(), time_text);
-        write!(f, "\n{} events until {until}{}", story.steps.len(), with(has_documents))
+        write!(f, "\n{} events until {until}{}", story.steps.len(), masked)
     }
 }

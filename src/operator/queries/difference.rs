@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::mask;
+use super::mask::{self, Masking};
 
 /// A pointer at which two documents differ.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -16,15 +16,6 @@ pub struct ValueChange {
     pub before: Option<Value>,
     /// The later value; none if there is none.
     pub after: Option<Value>,
-}
-
-/// Whether values may be personal data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Masking {
-    /// They may be: only what [`mask`] shows is shown. A difference between hidden values shows only its pointer.
-    On,
-    /// They are the hub's own and hold no personal data.
-    Off,
 }
 
 /// All differences, in the order of their pointers.

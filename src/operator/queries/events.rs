@@ -7,7 +7,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::mask;
+use super::mask::{self, Masking};
 use crate::{
     event::{EventType, Recorded},
     journal::{
@@ -175,7 +175,8 @@ pub async fn at(connection: &Connection, sequence: u64) -> anyhow::Result<Record
     decoded.with_context(|| format!("message {sequence} of the log is not an event that this version can read"))
 }
 
-/// An event in CloudEvents' JSON format, with the rest of the envelope as extension attributes. Personal data in `data` is masked.
+/// An event in CloudEvents' JSON format, with the rest of the envelope as extension attributes. Personal data in `data` is masked
+/// unless it is revealed.
 #[derive(Debug, Clone, Serialize)]
 pub struct CloudEvent {
     specversion: &'static str,
@@ -207,7 +208,7 @@ pub struct CloudEvent {
 
 impl CloudEvent {
     /// Of an event.
-    pub fn of(event: &Recorded) -> Self {
+    pub fn of(event: &Recorded, masking: Masking) -> Self {
         let envelope = &event.envelope;
         let time = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Millis, true);
         Self {
@@ -227,13 +228,13 @@ impl CloudEvent {
             receivedtime: time(envelope.received_at),
             idempotencykey: envelope.idempotency_key.map(|key| key.to_string()),
             traceparent: envelope.traceparent.clone(),
-            data: data(event),
+            data: data(event, masking),
         }
     }
 }
 
 /// The payload. The hub's own outcomes hold no personal data; every other payload is masked.
-fn data(event: &Recorded) -> Value {
+fn data(event: &Recorded, masking: Masking) -> Value {
     let is_plain = matches!(
         event.envelope.event_type,
         EventType::OrderIgnored
@@ -252,9 +253,15 @@ fn data(event: &Recorded) -> Value {
             | EventType::ItemsPushed
             | EventType::StorePushFailed
             | EventType::StorePushed
+            | EventType::OperatorActed
+            | EventType::JobStarted
+            | EventType::JobProgressed
+            | EventType::JobStopped
+            | EventType::JobResumed
+            | EventType::JobEnded
     );
     match serde_json::from_slice(&event.payload) {
         Ok(value) if is_plain => value,
-        _ => mask::masked_body(&event.payload),
+        _ => mask::body(&event.payload, masking),
     }
 }

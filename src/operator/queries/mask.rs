@@ -114,6 +114,16 @@ const SOLD: [&str; 6] = ["discounts", "groups", "items", "modifiers", "options",
 /// Fields with the name of a product.
 const NAMES: [&str; 3] = ["name", "namear", "names"];
 
+/// Whether values may be personal data that is to be hidden.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Masking {
+    /// They may be: only values of the listed fields are shown. A difference between hidden values shows only its pointer.
+    #[default]
+    On,
+    /// They hold none, or an operator reveals them, which was recorded.
+    Off,
+}
+
 /// The fields above a value.
 #[derive(Clone, Copy, Default)]
 struct FieldContext {
@@ -167,11 +177,13 @@ fn at(value: &Value, place: FieldContext) -> Value {
     }
 }
 
-/// A body as a masked document; only its size if it is no JSON.
-pub fn masked_body(body: &[u8]) -> Value {
-    match serde_json::from_slice::<Value>(body) {
-        Ok(value) => masked(&value),
-        Err(_) => Value::from(format!("{HIDDEN} ({} bytes that are not JSON)", body.len())),
+/// A body as a document. A masked one that is no JSON shows only its size.
+pub fn body(body: &[u8], masking: Masking) -> Value {
+    match (serde_json::from_slice::<Value>(body), masking) {
+        (Ok(value), Masking::On) => masked(&value),
+        (Ok(value), Masking::Off) => value,
+        (Err(_), Masking::Off) => Value::from(String::from_utf8_lossy(body)),
+        (Err(_), Masking::On) => Value::from(format!("{HIDDEN} ({} bytes that are not JSON)", body.len())),
     }
 }
 
@@ -188,7 +200,7 @@ mod tests {
 
     #[test]
     fn only_listed_fields_are_shown() {
-        let body = json!({
+        let document = json!({
             "id": "CR-1", "status": "created", "created_at": "2025-10-01T12:00:00Z", "name": "Anna", "note": "ring twice",
             "customer": { "id": "7", "status": "gold" }, "delivery_address": { "city": "Amman", "state": "x" },
             "customerName": "Anna", "customerRedacted": false, "order_id": "anna@example.com", "items": [
@@ -202,8 +214,10 @@ mod tests {
                 { "id": "i1", "name": "Burger", "quantity": 2, "notes": "***", "price": 5.5, "options": [{ "name": "Cheese" }] },
             ], "new_field": "***", "nothing": null, "version": "***",
         });
-        assert_eq!(masked(&body), expected);
+        assert_eq!(masked(&document), expected);
         assert_eq!(masked(&json!("Anna")), "***");
-        assert_eq!(masked_body(b"Anna"), "*** (4 bytes that are not JSON)");
+        assert_eq!(body(b"Anna", Masking::On), "*** (4 bytes that are not JSON)");
+        assert_eq!(body(b"Anna", Masking::Off), "Anna");
+        assert_eq!(body(br#"{"name": "Anna"}"#, Masking::Off), json!({ "name": "Anna" }));
     }
 }

@@ -1,6 +1,7 @@
 //! The queries behind the read commands. Each returns a typed, serialisable result and prints nothing; the commands print it with
 //! `operator::output`.
 
+pub mod acts;
 pub mod orders;
 pub mod mask;
 pub mod difference;

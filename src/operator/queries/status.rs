@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::orders::{self, OrderCounts, OrderFilter};
 use crate::{
     database::{Connection as Postgres, Database, query},
+    dead_letters::causes::Cause,
     delivery::{
         gate::shared::SUBJECT as BREAKER_SUBJECT,
         lease::{self, RENEWED_WITHIN},
@@ -19,7 +20,7 @@ use crate::{
     event::stage,
     journal::{EVENTS, connection::Connection, streams},
     observer::announce::{InstanceReport, SUBJECT as INSTANCES},
-    operator::dead_letters::causes::{self, Cause},
+    operator::dead_letters::causes,
     projection::writer::CURSOR,
 };
 

@@ -4,10 +4,14 @@ use chrono::{DateTime, Utc};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use super::{difference::ValueChange, mask};
+use super::{
+    difference::ValueChange,
+    mask::{self, Masking},
+};
 use crate::{
     event::{
         EventId, EventType, Recorded, SecretUse, WebhookOrigin,
+        operator::{ActResult, Acted},
         outcome::{DeadLettered, ErrorReport, ForwardFailed, Forwarded, Ignored, Rejected, RetryRequested},
         push::{PushFailed, StatusPushed, StatusRequested},
     },
@@ -47,10 +51,10 @@ pub struct Step {
     /// Its content.
     #[serde(flatten)]
     pub detail: StepDetail,
-    /// The request as received, on demand; personal data is masked.
+    /// The request as received, on demand; personal data is masked unless it is revealed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub raw: Option<Value>,
-    /// The body for the backend, on demand; personal data is masked.
+    /// The body for the backend, on demand; personal data is masked unless it is revealed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body: Option<Value>,
     /// What differs from the previous attempt or body, on demand.
@@ -248,6 +252,19 @@ pub enum StepDetail {
         /// The status of the provider's answer; none if nothing was to be sent.
         provider_status: Option<u16>,
     },
+    /// An operator of the hub did something.
+    Acted {
+        /// The kind of act.
+        kind: String,
+        /// Who.
+        by: String,
+        /// Why.
+        reason: Option<String>,
+        /// What came of it; none in the event before the act.
+        result: Option<ActResult>,
+    },
+    /// A job of the hub began, went on or ended.
+    Job,
     /// This version cannot read the payload.
     Unreadable {
         /// Why.
@@ -283,8 +300,8 @@ impl Step {
 
     /// Adds the request as received, if the event is a webhook.
     #[must_use]
-    pub fn with_raw(mut self, event: &Recorded) -> Self {
-        let body = || mask::masked_body(&event.payload);
+    pub fn with_raw(mut self, event: &Recorded, masking: Masking) -> Self {
+        let body = || mask::body(&event.payload, masking);
         self.raw = match (event.envelope.event_type, &event.envelope.request) {
             (EventType::WebhookReceived, Some(request)) => Some(json!({
                 "method": request.method, "path": request.path, "signedAt": request.signed_at, "body": body(),
@@ -297,9 +314,9 @@ impl Step {
 
     /// Adds the body for the backend, if the event has one.
     #[must_use]
-    pub fn with_body(mut self, event: &Recorded) -> Self {
+    pub fn with_body(mut self, event: &Recorded, masking: Masking) -> Self {
         if event.envelope.event_type == EventType::OrderTransformed {
-            self.body = Some(mask::masked_body(&event.payload));
+            self.body = Some(mask::body(&event.payload, masking));
         }
         self
     }
@@ -352,6 +369,22 @@ impl StepDetail {
                     provider_status: pushed.provider_status,
                 }
             }
+            EventType::OperatorActed => {
+                let Acted {
+                    kind,
+                    by,
+                    reason,
+                    result,
+                    ..
+                } = read(event)?;
+                Self::Acted {
+                    kind,
+                    by,
+                    reason,
+                    result,
+                }
+            }
+            of_job if of_job.is_of_operator() => Self::Job,
             _ => Self::of_branch(event)?,
         })
     }

@@ -9,11 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{
-    difference::{self, Masking},
-    orders::ListedOrder,
-    steps::Step,
-};
+use super::{difference, mask::Masking, orders::ListedOrder, steps::Step};
 use crate::{
     event::{EventId, EventType, Recorded},
     journal::{
@@ -86,6 +82,8 @@ pub struct StoryOptions {
     pub differences: bool,
     /// Also what came long after the order: the log is read to its end.
     pub all: bool,
+    /// Whether personal data is hidden.
+    pub masking: Masking,
 }
 
 /// The story.
@@ -234,10 +232,10 @@ fn steps(events: &[Recorded], with: StoryOptions) -> Vec<Step> {
     for event in events {
         let mut step = Step::of(event);
         if with.raw {
-            step = step.with_raw(event);
+            step = step.with_raw(event, with.masking);
         }
         if with.body {
-            step = step.with_body(event);
+            step = step.with_body(event, with.masking);
         }
         if with.differences {
             if let Some(answer) = step.detail.answer() {
@@ -250,7 +248,7 @@ fn steps(events: &[Recorded], with: StoryOptions) -> Vec<Step> {
                 && let Ok(body) = serde_json::from_slice::<Value>(&event.payload)
             {
                 if let Some(before) = &last_body {
-                    step.changes = difference::between(before, &body, Masking::On);
+                    step.changes = difference::between(before, &body, with.masking);
                 }
                 last_body = Some(body);
             }

@@ -12,14 +12,16 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use chrono::TimeDelta;
+use serde_json::{Value, json};
 
 use self::text::{DiffText, PlannedText, SentAgainText, SentText};
 use super::{
+    acts::{self, ActKind, ActOptions},
     commands::{
         replay_elsewhere::{self, OtherBackend, Pace},
         replay_forward::{self, Act, Wanted},
     },
-    dead_letters::{Since, note, retry::whoever_runs_this},
+    dead_letters::Since,
     output::{self, Verdict, counted, show},
     progress::Lines,
     queries::replay::{self, Asked, Place, Readings},
@@ -46,7 +48,7 @@ pub struct Replay {
     /// Shows which orders would come out differently. Sends and writes nothing.
     #[arg(long)]
     diff: bool,
-    /// Sends their bodies to this backend, which must not be that of BACKEND_URL. Nothing is recorded.
+    /// Sends their bodies to this backend, which must not be that of BACKEND_URL. Nothing of the orders is recorded.
     #[arg(long, value_name = "URL", requires = "token_file")]
     to: Option<String>,
     /// With --to: the file with the token of that backend.
@@ -61,12 +63,8 @@ pub struct Replay {
     /// With --forward: those that the backend has, too, under the same keys, and those that were given up.
     #[arg(long, requires = "forward", requires = "reason")]
     again: bool,
-    /// The reason, for later readers of the log.
-    #[arg(long, requires = "forward", value_parser = note)]
-    reason: Option<String>,
-    /// Who requests it; by default $USER and this machine's name.
-    #[arg(long, requires = "forward", value_parser = note)]
-    by: Option<String>,
+    #[command(flatten)]
+    act: ActOptions,
     /// Requests a second.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000), conflicts_with = "diff")]
     rate: u32,
@@ -135,6 +133,26 @@ impl From<&RangeArguments> for Asked {
             order: given.order.clone(),
             webhook_type: given.webhook_type.clone(),
         }
+    }
+}
+
+impl Replay {
+    /// The arguments for the record of the act: the range, and `more`.
+    fn arguments(&self, mut more: Value) -> Value {
+        let range = &self.range;
+        let place = |place: Option<PlaceArgument>| place.map(|place| format!("{:?}", place.0));
+        for (name, value) in [
+            ("from", place(range.from)),
+            ("until", place(range.until)),
+            ("provider", range.provider.clone()),
+            ("order", range.order.clone()),
+            ("type", range.webhook_type.clone()),
+        ] {
+            if let Some(value) = value {
+                more[name] = value.into();
+            }
+        }
+        more
     }
 }
 
@@ -212,7 +230,22 @@ async fn elsewhere(
         is_dry_run: what.dry_run,
     };
     let tell = progress();
-    let work = replay_elsewhere::send(&log, readings, Asked::from(&what.range), backend, pace, &tell);
+    let work = async {
+        let range = Asked::from(&what.range);
+        if what.dry_run {
+            return Box::pin(replay_elsewhere::send(&log, readings, range, backend, pace, &tell)).await;
+        }
+        // The URL has neither a user nor a query.
+        let arguments = what.arguments(json!({ "to": url }));
+        let recorded = acts::Act::begin(&log, environment, &what.act, ActKind::ReplayElsewhere, arguments).await?;
+        let sent = Box::pin(replay_elsewhere::send(&log, readings, range, backend, pace, &tell)).await;
+        let counts = sent.as_ref().map_or(
+            Value::Null,
+            |sent| json!({ "answers": sent.answers, "stopped": sent.stopped }),
+        );
+        recorded.end(&sent, counts).await;
+        sent
+    };
     let sent = with_rights(&log, &settings, Box::pin(work)).await?;
     show(as_json, &sent, SentText(&sent))?;
     let refused: u64 = sent
@@ -230,10 +263,6 @@ async fn again(
     readings: &Readings,
     as_json: bool,
 ) -> anyhow::Result<Verdict> {
-    let by = match &what.by {
-        Some(by) => by.clone(),
-        None => whoever_runs_this(environment)?,
-    };
     let wanted = Wanted {
         range: Asked::from(&what.range),
         again: what.again,
@@ -256,13 +285,22 @@ async fn again(
     let count = counted(planned.count as i64, "event", "events");
     confirm(what.yes, &format!("{count} will be sent to the backend again."))?;
     let act = Act {
-        by,
-        reason: what.reason.clone(),
+        by: what.act.by(environment)?,
+        reason: what.act.reason.clone(),
         form: form::chosen(&log, EventLog::from_environment(environment)?.format).await?,
         rate: what.rate,
         stop_after: what.stop_after,
     };
-    let work = replay_forward::forward(&log, planned, &act, &tell);
+    let work = async {
+        let arguments = what.arguments(json!({ "again": what.again, "events": planned.count }));
+        let recorded = acts::Act::begin(&log, environment, &what.act, ActKind::ReplayForward, arguments).await?;
+        let sent = Box::pin(replay_forward::forward(&log, planned, &act, &tell)).await;
+        let counts = sent.as_ref().map_or(Value::Null, |sent| {
+            json!({ "requested": sent.requested, "failed": sent.failed, "underWay": sent.under_way, "stopped": sent.stopped })
+        });
+        recorded.end(&sent, counts).await;
+        sent
+    };
     let sent = with_rights(&log, &settings, Box::pin(work)).await?;
     show(as_json, &sent, SentAgainText(&sent))?;
     Ok(Verdict::needs_a_person(sent.stopped || sent.failed > 0))

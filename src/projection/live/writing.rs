@@ -190,6 +190,9 @@ impl TablesWriter<'_> {
 
     /// Whether the provider of an event has no row, also after another look: it may have got one since.
     async fn lacks_provider(&mut self, connection: &Connection, event: &Recorded) -> anyhow::Result<bool> {
+        if event.envelope.event_type.is_of_operator() {
+            return Ok(false);
+        }
         let provider = &event.envelope.provider;
         if self.providers.lacks(provider) && self.providers.may_be_outdated() {
             self.providers = Providers::load(connection, self.enabled).await?;

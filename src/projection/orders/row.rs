@@ -239,7 +239,13 @@ impl Row {
             | EventType::ItemsPushed
             | EventType::StoreRequested
             | EventType::StorePushFailed
-            | EventType::StorePushed => {}
+            | EventType::StorePushed
+            | EventType::OperatorActed
+            | EventType::JobStarted
+            | EventType::JobProgressed
+            | EventType::JobStopped
+            | EventType::JobResumed
+            | EventType::JobEnded => {}
         }
         self.settle();
     }

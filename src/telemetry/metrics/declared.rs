@@ -245,6 +245,11 @@ pub const METRICS: &[Metric] = &[
         &[],
         "1 once the log was read for dead letters and dead_letters_open is complete",
     ),
+    gauge(
+        "retry_jobs_running",
+        &[],
+        "Jobs that retry dead letters and have neither ended nor been stopped; read from the log, so it is the same on every instance: use the maximum",
+    ),
     counter(
         "not_yours_total",
         &[of("stage", &[stage::TRANSFORM.name, stage::FORWARD.name]), PROVIDER],

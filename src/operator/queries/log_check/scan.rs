@@ -133,6 +133,10 @@ impl Scan {
     /// Processes the next event.
     pub(super) fn note(&mut self, event: &Recorded) {
         self.events += 1;
+        // Nothing follows from what operators do: their commands append it, and no stage takes it.
+        if event.envelope.event_type.is_of_operator() {
+            return;
+        }
         let envelope = &event.envelope;
         let (root, event_type) = (envelope.root_id, envelope.event_type);
         if envelope.id == root || event_type == EventType::OrderRetryRequested {

@@ -1,36 +1,40 @@
 //! Finds dead letters and ignored events on the log, and which of them were retried.
 
-use std::collections::{HashSet, VecDeque};
+use std::{
+    collections::{HashSet, VecDeque},
+    time::Instant,
+};
 
 use anyhow::bail;
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 
-use super::LetterFilter;
+use super::{
+    CLOCK_SKEW,
+    filter::Filter,
+    letter::{Letter, ListedMessage},
+    retried::Retried,
+};
 use crate::{
-    delivery::stage::Stage,
     event::{
         EventId, EventType, Recorded,
-        outcome::{self, DeadLettered, ErrorReport, ErrorType, Ignored, OUTCOME, Rejected, RetryRequested},
-        push, stage,
+        outcome::{self, RetryRequested},
+        stage,
     },
     journal::{
         EVENTS, codec,
         connection::Connection,
         read::{Entry, Located, LogReader, Start, event_at},
     },
-    operator::CLOCK_SKEW,
-    transform::Transform,
 };
 
-/// Most retries that are kept in memory while dead letters are read; some 40 bytes each.
-const MAX_RETRIES: usize = 2_000_000;
+/// Most retries that a command keeps in memory while dead letters are read; some 30 bytes each.
+pub const MAX_RETRIES: usize = 2_000_000;
 /// Events that one request returns while an event of a partition is searched for.
 const BATCH: usize = 200;
 
 /// What to search for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum LetterKind {
+pub enum LetterKind {
     /// Dead letters: events that were given up or rejected.
     Dead,
     /// Ignored events.
@@ -62,17 +66,22 @@ impl LetterKind {
     }
 }
 
-/// The log as it was when the command began.
-pub(super) struct Log {
-    pub(super) connection: Connection,
+/// The log up to a place.
+pub struct Log {
+    /// The connection by which it is read.
+    pub connection: Connection,
     /// The oldest sequence on the log.
-    pub(super) first_sequence: u64,
+    pub first_sequence: u64,
     /// Later events are not read: a retry may fail at once, and must not be retried endlessly.
     last_sequence: u64,
 }
 
 impl Log {
-    pub(super) async fn open(connection: Connection) -> anyhow::Result<Self> {
+    /// The log as it is now.
+    ///
+    /// # Errors
+    /// If NATS does not answer, or there is no log.
+    pub async fn open(connection: Connection) -> anyhow::Result<Self> {
         let stream = connection.context.get_stream(EVENTS).await?;
         let state = &stream.cached_info().state;
         let (first_sequence, last_sequence) = (state.first_sequence, state.last_sequence);
@@ -83,14 +92,38 @@ impl Log {
         })
     }
 
+    /// The log as it was when this was its last sequence.
+    #[must_use]
+    pub fn up_to(self, last_sequence: u64) -> Self {
+        Self { last_sequence, ..self }
+    }
+
+    /// The last sequence that is read.
+    pub const fn last_sequence(&self) -> u64 {
+        self.last_sequence
+    }
+
     /// The letters of a kind that pass the filter, page by page and in the log's order, retried or not.
-    pub(super) fn letters(&self, kind: LetterKind, filter: &LetterFilter) -> Pages {
+    pub fn letters(&self, kind: LetterKind, filter: &Filter) -> Pages {
+        self.letters_after(0, kind, filter)
+    }
+
+    /// As [`Self::letters`], only those behind a place on the log.
+    pub fn letters_after(&self, place: u64, kind: LetterKind, filter: &Filter) -> Pages {
         let of = |event_type: &EventType| LetterSource {
-            reader: self.reader(*event_type, filter),
+            reader: match place {
+                0 => self.reader(*event_type, filter),
+                place => LogReader::of_subjects(
+                    &self.connection,
+                    subjects(*event_type, filter),
+                    Start::Sequence(place + 1),
+                ),
+            },
             read: VecDeque::new(),
             is_over: false,
         };
         Pages {
+            connection: self.connection.clone(),
             sources: kind.types().iter().map(of).collect(),
             kind,
             filter: filter.clone(),
@@ -98,52 +131,48 @@ impl Log {
         }
     }
 
-    /// The ids of retried letters. A retry is later than its dead letter, so the same filter finds all relevant ones.
-    pub(super) async fn retried(&self, filter: &LetterFilter) -> anyhow::Result<HashSet<EventId>> {
-        let mut reader = self.reader(EventType::OrderRetryRequested, filter);
-        let mut retried = HashSet::new();
-        loop {
-            let entries = reader.next_batch().await?;
-            if entries.is_empty() {
-                return Ok(retried);
-            }
-            let events = entries.iter().filter_map(|entry| match entry {
-                Entry::Event(event) => event.envelope.cause_id,
-                // It names no dead letter, so it retried none.
-                Entry::Unreadable { .. } => None,
-            });
-            retried.extend(events);
-            if retried.len() > MAX_RETRIES {
-                bail!("more than {MAX_RETRIES} retries are on the log; narrow the search with --since or --provider");
-            }
-        }
+    /// The retried letters. A retry is later than its dead letter, so the same filter finds all relevant ones.
+    ///
+    /// # Errors
+    /// If NATS does not answer, or there are more than [`MAX_RETRIES`].
+    pub async fn retried(&self, filter: &Filter) -> anyhow::Result<Retried> {
+        let mut retried = self.no_retries_yet(filter, None, MAX_RETRIES);
+        retried.read_on().await?;
+        Ok(retried)
+    }
+
+    /// The retries of letters that pass a filter, before any was read; at most so many, and which of them are this job's.
+    pub fn no_retries_yet(&self, filter: &Filter, job: Option<EventId>, most: usize) -> Retried {
+        Retried::new(self.reader(EventType::OrderRetryRequested, filter), job, most)
     }
 
     /// The event at this sequence; none if it has left the log or cannot be read.
-    pub(super) async fn event(&self, sequence: u64) -> anyhow::Result<Option<Recorded>> {
+    ///
+    /// # Errors
+    /// If NATS does not answer.
+    pub async fn event(&self, sequence: u64) -> anyhow::Result<Option<Recorded>> {
         event_at(&self.connection, sequence).await
     }
 
     /// A reader of subjects that begins shortly before a time.
-    pub(super) fn since(&self, subjects: impl Into<String>, time: DateTime<Utc>) -> LogReader {
+    pub fn since(&self, subjects: impl Into<String>, time: DateTime<Utc>) -> LogReader {
         LogReader::of_subjects(&self.connection, subjects, Start::Time(time - CLOCK_SKEW))
     }
 
-    fn reader(&self, event_type: EventType, filter: &LetterFilter) -> LogReader {
-        let root = event_type.subject_root();
-        let subjects = match &filter.provider {
-            Some(provider) => format!("{root}.{}.>", codec::token(provider)),
-            None => format!("{root}.>"),
-        };
+    fn reader(&self, event_type: EventType, filter: &Filter) -> LogReader {
+        let subjects = subjects(event_type, filter);
         match filter.since {
-            Some(since) => self.since(subjects, since.0),
+            Some(since) => self.since(subjects, since),
             None => LogReader::of_subjects(&self.connection, subjects, Start::Sequence(1)),
         }
     }
 
     /// The event that the letter ended, and its stage; none if it has left the log. If the letter does not give its sequence, the
     /// event is the letter's cause, and its partition is searched from the time at which the webhook was accepted.
-    pub(super) async fn given_up(&self, letter: &Letter) -> anyhow::Result<Option<GivenUp>> {
+    ///
+    /// # Errors
+    /// If NATS does not answer.
+    pub async fn given_up(&self, letter: &Letter) -> anyhow::Result<Option<GivenUp>> {
         let Ok(facts) = &letter.facts else { return Ok(None) };
         if let (Some(stage), Some(sequence)) = (facts.stage.clone(), facts.sequence) {
             return Ok(Some(GivenUp { stage, sequence }));
@@ -172,11 +201,22 @@ impl Log {
     }
 }
 
+/// The subjects of a type of events, as far as a filter selects them.
+fn subjects(event_type: EventType, filter: &Filter) -> String {
+    let root = event_type.subject_root();
+    match &filter.provider {
+        Some(provider) => format!("{root}.{}.>", codec::token(provider)),
+        None => format!("{root}.>"),
+    }
+}
+
 /// The event that a stage gave up, rejected or ignored.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct GivenUp {
-    pub(super) stage: String,
-    pub(super) sequence: u64,
+pub struct GivenUp {
+    /// The stage.
+    pub stage: String,
+    /// The sequence of the event.
+    pub sequence: u64,
 }
 
 impl GivenUp {
@@ -197,7 +237,10 @@ impl GivenUp {
 }
 
 /// The events of a reader's next page; none at the end of the log.
-pub(super) async fn next(reader: &mut LogReader) -> anyhow::Result<Option<Vec<Recorded>>> {
+///
+/// # Errors
+/// If NATS does not answer.
+pub async fn next(reader: &mut LogReader) -> anyhow::Result<Option<Vec<Recorded>>> {
     let entries = reader.next_batch().await?;
     if entries.is_empty() {
         return Ok(None);
@@ -217,22 +260,28 @@ struct LetterSource {
 }
 
 /// Letters, a page at a time. Only one page of each type is in memory.
-pub(super) struct Pages {
+pub struct Pages {
+    connection: Connection,
     sources: Vec<LetterSource>,
     kind: LetterKind,
-    filter: LetterFilter,
+    filter: Filter,
     last_sequence: u64,
 }
 
 impl Pages {
     /// The next page, which may be empty; none at the end.
-    pub(super) async fn next(&mut self) -> anyhow::Result<Option<Vec<ListedMessage>>> {
+    ///
+    /// # Errors
+    /// If NATS does not answer.
+    pub async fn next(&mut self) -> anyhow::Result<Option<Vec<ListedMessage>>> {
         for source in &mut self.sources {
-            if source.read.is_empty() && !source.is_over {
+            let (since, last) = (Instant::now(), self.last_sequence);
+            while source.read.is_empty() && !source.is_over {
                 source.read = source.reader.next_located().await?.into();
-                let last = self.last_sequence;
+                let is_behind =
+                    source.read.is_empty() && !source.reader.has_ended(&self.connection, last, since).await?;
                 source.read.retain(|located| located.entry.sequence() <= last);
-                source.is_over = source.read.is_empty();
+                source.is_over = source.read.is_empty() && !is_behind;
             }
         }
         if self.sources.iter().all(|source| source.is_over) {
@@ -263,151 +312,15 @@ impl Pages {
     }
 }
 
-/// A message on the subjects of letters.
-pub(super) enum ListedMessage {
-    Letter(Box<Letter>),
-    /// The message is no event.
-    Garbage(Garbage),
-}
-
-/// A message that is no event of the hub.
-#[derive(Debug, Serialize)]
-pub(super) struct Garbage {
-    pub(super) sequence: u64,
-    pub(super) unreadable: String,
-}
-
-/// The content of a letter, of any type.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct LetterFacts {
-    /// Number of requests that were made.
-    pub(super) attempts: u32,
-    /// Number of retries that counted.
-    pub(super) retries: u32,
-    /// The stage in which it ended; none if neither the event nor its id shows it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) stage: Option<String>,
-    /// Sequence of the event that ended; none if the letter does not give it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) sequence: Option<u64>,
-    /// Why it ended.
-    pub(super) error: ErrorReport,
-}
-
-impl LetterFacts {
-    fn of(event: &Recorded) -> Result<Self, String> {
-        let read = match event.envelope.event_type {
-            EventType::OrderRejected => serde_json::from_slice(&event.payload).map(|said| Self::rejected(event, said)),
-            EventType::OrderIgnored => serde_json::from_slice(&event.payload).map(|said| Self::ignored(event, said)),
-            _ => serde_json::from_slice(&event.payload).map(Self::dead),
-        };
-        read.map_err(|error| format!("its payload cannot be read ({error}); an older version may have written it"))
-    }
-
-    fn dead(said: DeadLettered) -> Self {
-        Self {
-            attempts: said.attempts,
-            retries: said.retries,
-            stage: Some(said.stage),
-            sequence: Some(said.sequence),
-            error: said.error,
-        }
-    }
-
-    fn rejected(event: &Recorded, said: Rejected) -> Self {
-        // For an unreadable message, earlier versions put the sequence into the details.
-        let of_message = said.error.details.get("sequence").and_then(serde_json::Value::as_u64);
-        let subject = said.error.details.get("subject").and_then(serde_json::Value::as_str);
-        let by_subject = subject.and_then(|subject| match subject.split('.').next()? {
-            "webhooks" => Some(stage::TRANSFORM.name),
-            _ if subject.starts_with("orders.transformed.") => Some(stage::FORWARD.name),
-            _ => None,
-        });
-        let of_earlier = by_subject.map(str::to_owned).or_else(|| stage_by_id(event));
-        Self {
-            attempts: 0,
-            retries: 0,
-            stage: said.stage.or(of_earlier),
-            sequence: said.sequence.or(of_message),
-            error: said.error,
-        }
-    }
-
-    fn ignored(event: &Recorded, said: Ignored) -> Self {
-        Self {
-            attempts: 0,
-            retries: 0,
-            stage: stage_by_id(event),
-            sequence: None,
-            error: ErrorReport::new(ErrorType::Validation, said.reason, said.message),
-        }
-    }
-}
-
-/// The stage that recorded an event, found by the label from which its id derives.
-fn stage_by_id(event: &Recorded) -> Option<String> {
-    let envelope = &event.envelope;
-    let cause = envelope.cause_id?;
-    let stage = if envelope.id == cause.derive(Transform::LABEL) {
-        stage::TRANSFORM.name
-    } else if envelope.id != cause.derive(OUTCOME) {
-        return None;
-    } else if push::is_of_backend(envelope) {
-        stage::PUSH.name
-    } else {
-        stage::FORWARD.name
-    };
-    Some(stage.to_owned())
-}
-
-/// An event that ended and may be retried: a dead letter, or an ignored event.
-pub(super) struct Letter {
-    pub(super) event: Recorded,
-    pub(super) subject: String,
-    /// Its content, or why it cannot be read.
-    pub(super) facts: Result<LetterFacts, String>,
-}
-
-impl Letter {
-    pub(super) fn id(&self) -> EventId {
-        self.event.envelope.id
-    }
-
-    /// The subject token of its order's partition.
-    pub(super) fn partition(&self) -> &str {
-        self.subject.rsplit('.').next().unwrap_or("*")
-    }
-
-    /// Whether it is about a menu, the items or the state of a branch, and not about an order.
-    pub(super) fn is_about_branch(&self) -> bool {
-        self.event.envelope.webhook_type == push::MENU_SYNC
-    }
-}
-
-impl From<Located> for ListedMessage {
-    fn from(located: Located) -> Self {
-        let Located { subject, entry } = located;
-        match entry {
-            Entry::Event(event) => Self::Letter(Box::new(Letter {
-                facts: LetterFacts::of(&event),
-                event: *event,
-                subject,
-            })),
-            Entry::Unreadable { sequence, .. } => Self::Garbage(Garbage {
-                sequence,
-                unreadable: format!("message {sequence} of the event log, on {subject}, is not an event"),
-            }),
-        }
-    }
-}
-
 /// Finds letters by their ids: dead letters and ignored events.
-pub(super) async fn named(log: &Log, ids: &[EventId]) -> anyhow::Result<Vec<Letter>> {
+///
+/// # Errors
+/// If NATS does not answer, or an id is not on the log.
+pub async fn named(log: &Log, ids: &[EventId]) -> anyhow::Result<Vec<Letter>> {
     let wanted: HashSet<EventId> = ids.iter().copied().collect();
     let mut found: Vec<Letter> = Vec::new();
     for kind in [LetterKind::Dead, LetterKind::Ignored] {
-        let mut pages = log.letters(kind, &LetterFilter::default());
+        let mut pages = log.letters(kind, &Filter::default());
         while found.len() < wanted.len()
             && let Some(page) = pages.next().await?
         {
