@@ -184,6 +184,7 @@ impl<'a> ActWriter<'a> {
             payload,
             sequence: acknowledged.sequence,
             run: None,
+            is_again: false,
         })
     }
 }

@@ -12,7 +12,10 @@ use crate::{
         outcome::{DeadLettered, ErrorReport, Ignored, NOT_YOURS, ORDER_AMBIGUOUS, Rejected},
         push::SyncReported,
     },
-    operator::queries::difference::{self, Masking, ValueChange},
+    operator::queries::{
+        difference::{self, ValueChange},
+        mask::Masking,
+    },
     order::{
         body::{self, BranchRef},
         idempotency,
