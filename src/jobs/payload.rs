@@ -43,7 +43,7 @@ pub struct JobStarted {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct JobCounts {
-    /// Letters whose retry the job requested.
+    /// Letters that the job requested a retry of.
     pub requested: u64,
     /// Letters that others had retried.
     pub already_retried: u64,

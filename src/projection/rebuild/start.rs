@@ -76,7 +76,7 @@ impl Start {
         Ok(start)
     }
 
-    /// A connection whose session prevents other runs, after what an interrupted run left was removed.
+    /// A connection that prevents other runs while it is open. What an interrupted run left is removed first.
     async fn alone(parts: Parts<'_>) -> anyhow::Result<Connection> {
         let connection = parts.database.own().await?.for_whole_tables(STATEMENT).await?;
         beside::take_turn(&connection).await?;

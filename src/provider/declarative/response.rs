@@ -18,7 +18,7 @@ pub enum WebhookAnswer<'a> {
         event_id: &'a str,
         /// Whether it was there before.
         duplicate: bool,
-        /// Whether the provider is told later whether the backend has the order.
+        /// Whether a later call to the provider says that the backend has the order.
         pending: bool,
     },
     /// It is a heartbeat: a request that says nothing and proves nothing, and is not recorded.
@@ -49,7 +49,7 @@ pub struct Responses {
     pub success: Option<Response>,
     /// To one that was accepted before; as `success` where it is absent.
     pub duplicate: Option<Response>,
-    /// To a new order of which the provider is told later whether the backend has it; as `success` where it is absent.
+    /// The answer to a new order if a later call says whether the backend has it; as `success` where it is absent.
     pub pending: Option<Response>,
     /// To one that is refused; the HTTP status stays the hub's.
     pub error: Option<Response>,

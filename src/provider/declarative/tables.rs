@@ -171,7 +171,7 @@ pub struct Lines {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a table with each, unless, lines")]
 pub struct FreeLines {
-    /// The lists whose elements give something away.
+    /// The lists with elements that give something away.
     pub each: Lists,
     /// Those that do not.
     pub unless: Option<Test>,
