@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    board::{Board, Job, JobState},
+    board::{Board, JobState},
     work::{self, Work},
 };
 use crate::{
@@ -93,7 +93,7 @@ impl Runner {
         let work = async {
             // The instance before may have ended it.
             board.read_on(connection).await?;
-            while let Some(job) = board.next_to_do().map(Job::clone) {
+            while let Some(job) = board.next_to_do().cloned() {
                 let work = Work {
                     journal: &self.journal,
                     format: self.format,

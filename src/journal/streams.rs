@@ -319,7 +319,8 @@ mod tests {
             let mut brings = file.filter_subjects;
             let taken = takes.iter().chain([&EventType::OrderRetryRequested]);
             let mut taken: Vec<_> = taken.map(|one| format!("{}.>", one.subject_root())).collect();
-            (brings.sort(), taken.sort());
+            brings.sort();
+            taken.sort();
             assert_eq!(brings, taken, "{name}");
         }
         let of_events = CONSUMER_FILES.iter().filter(|(stream, _)| *stream == EVENTS);

@@ -152,7 +152,7 @@ pub enum EarlierOutcome {
 }
 
 impl Orders {
-    /// A place among the requests that wait for an outcome; none if there are [`MAX_WAITING`]. To be taken before the webhook is appended:
+    /// A place among the requests that wait for an outcome; none if there are `MAX_WAITING`. To be taken before the webhook is appended:
     /// what is on the log then cannot be missed.
     pub fn wait_for(&self, webhook: EventId) -> Option<OutcomeWait<'_>> {
         let was_any = self.waiting.is_any();

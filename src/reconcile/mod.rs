@@ -2,9 +2,9 @@
 //!
 //! A webhook may be lost before the hub: the hub was away for longer than the provider repeats, or the provider had an outage. Where
 //! the provider's file has a table `[reconcile]`, its lists are read when the hub was away, when the provider is silent, and from time
-//! to time ([`schedule`]; [`entries`] reads them). What is on the log already is known ([`seen`]). Of anything else a webhook is made
-//! as the file says ([`made`]); it goes through the checks of the intake and onto the log as `webhook.received`, with its origin
-//! marked, and takes the path of every webhook ([`round`]). A webhook of the same order that comes later is a repeat of the order.
+//! to time (`schedule`; `entries` reads them). What is on the log already is known (`seen`). Of anything else a webhook is made
+//! as the file says (`made`); it goes through the checks of the intake and onto the log as `webhook.received`, with its origin
+//! marked, and takes the path of every webhook (`round`). A webhook of the same order that comes later is a repeat of the order.
 //!
 //! It runs on the instance that works on the stage `push`, under the lease of that stage: the requests share the provider's token,
 //! limits and breaker with those of the stage. Two instances that ask at the same time, while the stage changes hands, do no harm: an
