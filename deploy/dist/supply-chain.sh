@@ -13,7 +13,7 @@ skipped() {
 }
 
 if ! cargo deny --version >/dev/null 2>&1; then
-    skipped "for want of cargo-deny (cargo install cargo-deny --locked): advisories, licences, sources, duplicates"
+    skipped "because cargo-deny is missing (cargo install cargo-deny --locked): advisories, licences, sources, duplicates"
     exit 0
 fi
 # The crates are in Cargo's cache after a build, so this asks nobody.
@@ -25,5 +25,5 @@ cargo deny --locked fetch db >/dev/null 2>&1 || echo "supply chain: the database
 if [ -n "$(find "$database" -maxdepth 2 -name .git 2>/dev/null | head -1)" ]; then
     cargo deny --locked --offline check advisories
 else
-    skipped "for want of the database of advisories: advisories"
+    skipped "because the database of advisories is missing: advisories"
 fi
