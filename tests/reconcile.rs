@@ -194,6 +194,7 @@ async fn orders_of_an_outage_reach_the_backend_once_and_in_order() {
     for id in ["dh-late", "dh-known"] {
         listed.post(&hub, "/order/store-9", &dispatched(id, 2)).await;
     }
+    world.hand_out_again().await;
     world.at_end(Ends::forwarded(7).ignored(2)).await;
     let made = [
         ("dh-cancelled", "order_cancelled"),
