@@ -9,7 +9,7 @@ use super::letter::Letter;
 
 /// Stands for the stage or the code of a dead letter that this version cannot read.
 const UNKNOWN: &str = "unknown";
-/// Most causes that are told apart. The stage and the provider of a letter are of few kinds, and its code is one of the program's.
+/// Maximum number of distinct causes. There are few stages and providers, and the codes are constants of the program.
 const MOST_CAUSES: usize = 10_000;
 
 /// Dead letters that share stage, code and provider.

@@ -2,8 +2,8 @@
 //!
 //! The cursor stores when the log was created, and marks of some of its messages (see [`crate::journal::identity`]). If they do not match,
 //! the position goes back to the common point, or to the beginning if there is none, and the tables are written from there: an *era*
-//! begins. Earlier rows stay. Reading an event again changes nothing, because every row has its event's id. An error whose id was used
-//! before, by an event of a lost log, gets another id.
+//! begins. Earlier rows stay. Reading an event again changes nothing, because every row has its event's id. An error gets another id
+//! if an event of a lost log used its id before.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,5 +1,5 @@
 //! What a webhook means, from its event and its provider's file alone: the part of the stage that asks no other party. It has no
-//! client, no database and no clock, so whoever holds a [`Reading`] can repeat it at any time: the stage does, and `replay`.
+//! client, no database and no clock, so a [`Reading`] can be repeated at any time. Both the stage and `replay` use it.
 //!
 //! What depends on others comes in as values: the branch, and the document that was fetched.
 
