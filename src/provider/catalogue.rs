@@ -6,7 +6,7 @@ use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, LazyLock},
 };
 
 use super::declarative::{
@@ -100,8 +100,13 @@ impl Catalogue {
         Ok(known)
     }
 
-    /// Those that are shipped.
+    /// Those that are shipped. They are read once in a process: a start looks them up several times.
     pub fn shipped() -> Self {
+        static READ: LazyLock<Catalogue> = LazyLock::new(Catalogue::read_shipped);
+        READ.clone()
+    }
+
+    fn read_shipped() -> Self {
         let read = |(name, text): &(&str, &str)| {
             let file = load(name, text).expect("a test loads every shipped file");
             let known = KnownProvider {

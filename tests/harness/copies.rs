@@ -48,6 +48,11 @@ impl StoreCopy {
     }
 }
 
+/// Copies every stream and consumer of a server that does not run to the folder of another one that has none.
+pub(crate) fn copy_store(from: &Path, to: &Path) {
+    copy(&from.join(STORE), &to.join(STORE));
+}
+
 /// Where a server keeps its streams, below its folder.
 const STORE: &str = "jetstream";
 

@@ -93,21 +93,14 @@ impl World {
 
     /// With NATS by a variant of the project's configuration.
     pub(crate) async fn with_nats(nats: impl Future<Output = Nats>) -> Self {
-        Self::made_of(Cluster::shared().await, nats).await
+        let cluster = Cluster::shared().await;
+        let (nats, database) = tokio::join!(nats, cluster.database());
+        nats.apply_streams().await;
+        Self::around(nats, cluster, database).await
     }
 
     async fn on(cluster: Arc<Cluster>) -> Self {
-        Self::made_of(cluster, Nats::start()).await
-    }
-
-    async fn made_of(cluster: Arc<Cluster>, nats: impl Future<Output = Nats>) -> Self {
-        let (nats, database) = tokio::join!(nats, cluster.database());
-        run(
-            &nats.settings("provision").set("PARTITIONS", PARTITIONS),
-            &["streams", "apply"],
-        )
-        .await
-        .expect_success();
+        let (nats, database) = tokio::join!(Nats::start_with_streams(), cluster.database());
         Self::around(nats, cluster, database).await
     }
 

@@ -16,7 +16,9 @@ use uuid::Uuid;
 use webhook_hub::dev::servers::{NatsOptions, NatsPasswords, NatsServer, Postgres, PostgresOptions, Programs};
 
 use super::{
+    PARTITIONS,
     certificates::Files,
+    copies,
     hub::{Settings, run},
     nats_cluster::{NODES, Routes},
     port::Port,
@@ -34,6 +36,8 @@ const RESTAURANT: &str = "
 
 pub(crate) static PROGRAMS: LazyLock<Programs> = LazyLock::new(|| Programs::find(&in_project(".dev/tools")).unwrap());
 static SHARED: OnceCell<Arc<Cluster>> = OnceCell::const_new();
+/// A stopped server with the streams that each test's server begins with.
+static WITH_STREAMS: OnceCell<Nats> = OnceCell::const_new();
 
 /// A program that may come with PostgreSQL: `pg_dump`.
 pub(crate) fn postgres_program(name: &str) -> Option<PathBuf> {
@@ -198,9 +202,41 @@ impl Nats {
         Self::start_with(str::to_owned, None).await
     }
 
+    /// One server with the project's streams, as `streams apply` makes them. They are made once and copied: half a test's start
+    /// would go into making them.
+    pub(crate) async fn start_with_streams() -> Self {
+        let made = WITH_STREAMS.get_or_init(Self::make_streams).await;
+        let (dir, port) = place();
+        copies::copy_store(made.server.dir(), &dir);
+        Self::start_in(dir, port, str::to_owned, None).await
+    }
+
+    async fn make_streams() -> Self {
+        let nats = Self::start().await;
+        nats.apply_streams().await;
+        nats.server.stop().await.unwrap();
+        nats
+    }
+
+    /// Makes the project's streams.
+    pub(crate) async fn apply_streams(&self) {
+        let settings = self.settings("provision").set("PARTITIONS", PARTITIONS);
+        run(&settings, &["streams", "apply"]).await.expect_success();
+    }
+
     /// One server by a variant of the project's configuration; its clients show a certificate where one is given.
     pub(crate) async fn start_with(variant: impl FnOnce(&str) -> String, tls: Option<(PathBuf, Files)>) -> Self {
-        let (passwords, (dir, port)) = (NatsPasswords::random(), place());
+        let (dir, port) = place();
+        Self::start_in(dir, port, variant, tls).await
+    }
+
+    async fn start_in(
+        dir: PathBuf,
+        port: Port,
+        variant: impl FnOnce(&str) -> String,
+        tls: Option<(PathBuf, Files)>,
+    ) -> Self {
+        let passwords = NatsPasswords::random();
         let config = dir.join("nats.conf");
         let project = std::fs::read_to_string(in_project("nats.conf")).unwrap();
         std::fs::write(&config, variant(&project)).unwrap();

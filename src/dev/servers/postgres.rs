@@ -296,6 +296,8 @@ impl Postgres {
             set("fsync", "off");
             set("synchronous_commit", "off");
             set("full_page_writes", "off");
+            // Each test has a database, and a worker is started for one of them every 100 ms, to find nothing to do.
+            set("autovacuum", "off");
         }
         let invocation = Invocation {
             program: self.bin.join("postgres"),
