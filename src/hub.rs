@@ -253,9 +253,7 @@ fn integration(
     (budget, heavy): &(body::BodyBudget, Heavy),
     limits: &Arc<Limits>,
 ) -> Integration {
-    let with_outbound = registry.iter().filter(|enabled| enabled.outbound.is_some());
     Integration {
-        with_outbound: with_outbound.map(|enabled| enabled.name.to_string()).collect(),
         registry: Arc::clone(registry),
         journal: journal.clone(),
         tokens: ServiceTokens::new(&config.backend.service_tokens),

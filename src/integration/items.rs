@@ -1,16 +1,15 @@
 //! `PUT /api/integration/items/{provider}/{branchId}`: which items of a branch can be ordered at a provider.
 
-use std::{collections::HashSet, net::SocketAddr, sync::Arc};
+use std::collections::HashSet;
 
-use axum::{
-    body::Body,
-    extract::{ConnectInfo, Path, Request, State},
-    http::Response,
-};
+use axum::routing::MethodFilter;
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
 
-use super::{AcceptedRequest, Integration, checked_id, refusal::IntegrationRefusal};
+use super::{
+    fields,
+    refusal::IntegrationRefusal,
+    route::{About, Payload, Route},
+};
 use crate::{
     event::{
         EventType,
@@ -20,10 +19,21 @@ use crate::{
     json::fault::{Fault, Faults},
     order::node::Node,
     provider::outbound::branch::ItemsSpec,
+    remote::Remote,
 };
 
-/// The kind of these requests, in metrics and in the log.
-const ITEMS_AVAILABILITY: &str = "items_availability";
+/// The route.
+pub(super) static ROUTE: Route = Route {
+    method: MethodFilter::PUT,
+    path: "/api/integration/items/{provider}/{branchId}",
+    kind: "items_availability",
+    about: About::Branch(items_subject),
+    event_type: EventType::ItemsRequested,
+    webhook_type: MENU_SYNC,
+    max_bytes: Some(MAX_BODY_BYTES),
+    read: payload,
+};
+
 /// Most bytes of a request; an honest one has a hundred for each entry.
 const MAX_BODY_BYTES: usize = 256 * 1024;
 /// Most items and options of a request.
@@ -31,37 +41,10 @@ const MAX_ENTRIES: usize = 1000;
 /// Longest id, in bytes.
 const MAX_ID_BYTES: usize = 128;
 
-/// Takes the request.
-pub async fn request(
-    State(integration): State<Arc<Integration>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    Path((provider, branch)): Path<(String, String)>,
-    request: Request,
-) -> Response<Body> {
-    let (parts, body) = request.into_parts();
-    let request_info = integration.request_info(ITEMS_AVAILABILITY, &provider, peer, &parts.headers);
-    let taken = async {
-        integration.check(&parts, &provider, request_info.client)?;
-        let branch = checked_id("branchId", branch)?;
-        let buffered = integration
-            .read(&request_info, &parts.headers, body, MAX_BODY_BYTES)
-            .await?;
-        let wanted = read(&buffered.bytes).map_err(IntegrationRefusal::Faults)?;
-        let calls = integration.outbound(&provider).map_or(&[][..], |spec| &spec.items);
-        supported(calls, &provider, &wanted).map_err(IntegrationRefusal::NotSupported)?;
-        let payload = serde_json::to_vec(&wanted).map_err(|_| IntegrationRefusal::Internal)?;
-        let about = AcceptedRequest {
-            kind: ITEMS_AVAILABILITY,
-            webhook_type: MENU_SYNC,
-            event_type: EventType::ItemsRequested,
-            provider,
-            subject: items_subject(&branch),
-            branch: Some(branch),
-        };
-        integration.append(about, Bytes::from(payload), &parts.headers).await
-    };
-    let taken = taken.await;
-    taken.unwrap_or_else(|reason| reason.answer(&request_info, &parts.headers))
+fn payload(body: &Bytes, remote: &Remote) -> Result<Payload, IntegrationRefusal> {
+    let wanted = read(body).map_err(IntegrationRefusal::Faults)?;
+    supported(&remote.spec.items, &remote.name, &wanted).map_err(IntegrationRefusal::NotSupported)?;
+    Payload::of(&wanted)
 }
 
 /// Whether the provider has a call for everything that is requested.
@@ -86,32 +69,28 @@ fn supported(calls: &[ItemsSpec], provider: &str, wanted: &ItemsRequested) -> Re
 
 /// Reads what is requested.
 fn read(body: &[u8]) -> Result<ItemsRequested, Vec<Fault>> {
-    let mut faults = Faults::default();
-    let Ok(root) = Node::root(body) else {
-        faults.add("", "expected JSON");
-        return faults.none_or(ItemsRequested::default());
-    };
-    let object = root.object(&mut faults);
-    let mut known = HashSet::new();
-    let mut entries = |name: &str| -> Vec<Availability> {
-        let nodes = object.get(name).elements(&mut faults);
-        let read = |node: &Node<'_>| {
-            let entry = entry(node, &mut faults);
-            if !known.insert((name.to_owned(), entry.id.clone(), entry.group_id.clone())) {
-                faults.add(node.pointer(), "expected each one once");
-            }
-            entry
+    fields::body(body, |object, faults| {
+        let mut known = HashSet::new();
+        let mut entries = |name: &str| -> Vec<Availability> {
+            let nodes = object.get(name).elements(faults);
+            let read = |node: &Node<'_>| {
+                let entry = entry(node, faults);
+                if !known.insert((name.to_owned(), entry.id.clone(), entry.group_id.clone())) {
+                    faults.add(node.pointer(), "expected each one once");
+                }
+                entry
+            };
+            nodes.iter().map(read).collect()
         };
-        nodes.iter().map(read).collect()
-    };
-    let wanted = ItemsRequested {
-        items: entries("items"),
-        options: entries("options"),
-    };
-    if !(1..=MAX_ENTRIES).contains(&wanted.entries().count()) {
-        faults.add("", format_args!("expected 1 to {MAX_ENTRIES} items and options"));
-    }
-    faults.none_or(wanted)
+        let wanted = ItemsRequested {
+            items: entries("items"),
+            options: entries("options"),
+        };
+        if !(1..=MAX_ENTRIES).contains(&wanted.entries().count()) {
+            faults.add("", format_args!("expected 1 to {MAX_ENTRIES} items and options"));
+        }
+        wanted
+    })
 }
 
 fn entry(node: &Node<'_>, faults: &mut Faults) -> Availability {
@@ -132,7 +111,7 @@ fn entry(node: &Node<'_>, faults: &mut Faults) -> Availability {
             faults.add(object.get(name).pointer(), "missing");
         }
     }
-    let until = time(&object.get("until"), faults);
+    let until = fields::time(&object.get("until"), faults);
     if until.is_some() && available == Some(true) {
         faults.add(object.get("until").pointer(), "expected only where available is false");
     }
@@ -142,16 +121,6 @@ fn entry(node: &Node<'_>, faults: &mut Faults) -> Availability {
         available: available.unwrap_or_default(),
         until,
     }
-}
-
-/// A time with its offset. One that is over is taken: a repeat of the request must not be refused because it comes late.
-pub(super) fn time(node: &Node<'_>, faults: &mut Faults) -> Option<DateTime<Utc>> {
-    let text = node.text(faults)?;
-    let time = DateTime::parse_from_rfc3339(&text).ok();
-    if time.is_none() {
-        faults.add(node.pointer(), "expected a time such as 2026-03-01T18:30:00Z");
-    }
-    time.map(|time| time.to_utc())
 }
 
 #[cfg(test)]

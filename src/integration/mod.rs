@@ -1,11 +1,10 @@
 //! The requests of the backend: statuses, menus, the availability of items and the states of branches for providers.
 //!
 //! As with webhooks, the answer depends only on the event log: 202 means that the request is on it, fsynced.
-//! [`token`] checks the caller, [`keys`] finds repeats, [`status`], [`menu`], [`items`] and [`store`] handle the four requests, [`refusal`] answers
-//! a refused one. [`crate::push`] carries a request out.
+//! `route` takes a request, [`token`] checks the caller, `status`, `menu`, `items` and `store` are the four routes (`ROUTES`), `fields` reads what
+//! their bodies share, [`keys`] finds repeats, [`refusal`] answers a refused request. [`crate::push`] carries a request out.
 
 use std::{
-    collections::HashSet,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -13,8 +12,9 @@ use std::{
 use axum::{
     Router,
     body::Body,
+    extract::{ConnectInfo, Path, Request, State},
     http::{HeaderMap, Response, StatusCode, request::Parts},
-    routing::{post, put},
+    routing::on,
 };
 use bytes::Bytes;
 use chrono::Utc;
@@ -24,14 +24,15 @@ use uuid::Uuid;
 use self::{
     keys::{KeyUse, Wish},
     refusal::{IntegrationRefusal, RefusedRequest},
+    route::Route,
     token::ServiceTokens,
 };
 use crate::{
     config,
-    event::{Envelope, EventId, EventType, NewEvent, Principal},
+    event::{Envelope, EventId, NewEvent, Principal},
     journal::{AppendError, Journal, read::event_at},
-    provider::{admission::MAX_ORDER_ID_BYTES, outbound::Spec},
     registry::Registry,
+    remote::Remote,
     serving::{
         audit::NO_PROVIDER,
         body,
@@ -44,16 +45,20 @@ use crate::{
         request_id,
     },
     telemetry::trace_context,
-    text::segment,
 };
 
+mod route;
+mod fields;
+mod status;
+mod menu;
+mod items;
+mod store;
 pub mod token;
 pub mod keys;
-pub mod status;
-pub mod menu;
-pub mod items;
-pub mod store;
 pub mod refusal;
+
+/// The routes.
+static ROUTES: [&Route; 4] = [&status::ROUTE, &menu::ROUTE, &items::ROUTE, &store::ROUTE];
 
 /// The header that makes repeats of a request one.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -64,8 +69,6 @@ const MAX_KEY_BYTES: usize = 255;
 pub struct Integration {
     /// Providers that are switched on.
     pub registry: Arc<Registry>,
-    /// The providers to which requests can be sent.
-    pub with_outbound: HashSet<String>,
     /// The log.
     pub journal: Journal,
     /// The backend's tokens.
@@ -82,36 +85,16 @@ pub struct Integration {
 
 /// The routes; the server records what is refused.
 pub fn router(integration: Arc<Integration>) -> Router {
-    Router::new()
-        .route(
-            "/api/integration/orders/{provider}/{order}/status",
-            post(status::request).fallback(refusal::method_not_allowed),
-        )
-        .route(
-            "/api/integration/menus/{provider}/{branch}",
-            put(menu::request).fallback(refusal::method_not_allowed),
-        )
-        .route(
-            "/api/integration/items/{provider}/{branch}",
-            put(items::request).fallback(refusal::method_not_allowed),
-        )
-        .route(
-            "/api/integration/stores/{provider}/{branch}",
-            put(store::request).fallback(refusal::method_not_allowed),
-        )
+    let mut router = Router::new();
+    for route in ROUTES {
+        let take = move |state: State<_>, peer: ConnectInfo<_>, path: Path<_>, request: Request| {
+            route::take(route, state, peer, path, request)
+        };
+        router = router.route(route.path, on(route.method, take).fallback(refusal::method_not_allowed));
+    }
+    router
         .with_state(integration)
         .layer(tower_http::catch_panic::CatchPanicLayer::custom(after_panic))
-}
-
-/// The event that a request becomes.
-struct AcceptedRequest {
-    /// For metrics, and for keys.
-    kind: &'static str,
-    webhook_type: &'static str,
-    event_type: EventType,
-    provider: String,
-    subject: String,
-    branch: Option<String>,
 }
 
 impl Integration {
@@ -134,9 +117,9 @@ impl Integration {
         }
     }
 
-    /// Whether the backend calls, about a provider that can be told something. Its address and its connection are known from then
-    /// on.
-    fn check(&self, parts: &Parts, provider: &str, client: IpAddr) -> Result<(), IntegrationRefusal> {
+    /// Whether the backend calls, for a provider to which requests can be sent; that provider. The address and the connection are known
+    /// from then on.
+    fn check(&self, parts: &Parts, provider: &str, client: IpAddr) -> Result<&Remote, IntegrationRefusal> {
         if !self.tokens.know(&parts.headers) {
             return Err(self.stranger(client));
         }
@@ -144,22 +127,18 @@ impl Integration {
         if let Some(guest) = parts.extensions.get::<Guest>() {
             guest.note_verified();
         }
-        if self.registry.get(provider).is_none() {
-            return Err(IntegrationRefusal::ProviderNotFound);
+        let enabled = self
+            .registry
+            .get(provider)
+            .ok_or(IntegrationRefusal::ProviderNotFound)?;
+        match &enabled.outbound {
+            Some(remote) => Ok(remote),
+            None => Err(IntegrationRefusal::NotConfigured(provider.to_owned())),
         }
-        if !self.with_outbound.contains(provider) {
-            return Err(IntegrationRefusal::NotConfigured(provider.to_owned()));
-        }
-        Ok(())
     }
 
-    /// How a provider is spoken to.
-    fn outbound(&self, provider: &str) -> Option<&Spec> {
-        Some(&self.registry.get(provider)?.outbound.as_ref()?.spec)
-    }
-
-    /// Counted and blocked as at the other doors. Who shows the token is let in from a blocked address, too: somebody else
-    /// may stand behind it, and a token that was wrong may have been set right.
+    /// Counted and blocked as at the other routes. A caller with the right token is admitted from a blocked address, too: another caller may
+    /// use that address, and a wrong token may have been corrected.
     fn stranger(&self, client: IpAddr) -> IntegrationRefusal {
         if let Err(limited) = self.limits.check_address(client) {
             return IntegrationRefusal::RateLimited(limited.retry_after_seconds);
@@ -192,9 +171,12 @@ impl Integration {
             .map_err(IntegrationRefusal::Body)
     }
 
+    /// Appends the event that a request becomes, with its subject and branch; the answer.
     async fn append(
         &self,
-        wanted: AcceptedRequest,
+        route: &Route,
+        provider: &str,
+        (subject, branch): (String, Option<String>),
         payload: Bytes,
         headers: &HeaderMap,
     ) -> Result<Response<Body>, IntegrationRefusal> {
@@ -203,11 +185,11 @@ impl Integration {
         let key = idempotency_key(headers)?;
         let id = match key {
             Some(key) => EventId::of_webhook(
-                &wanted.provider,
+                provider,
                 &[
                     b"integration",
-                    wanted.kind.as_bytes(),
-                    wanted.subject.as_bytes(),
+                    route.kind.as_bytes(),
+                    subject.as_bytes(),
                     key.as_bytes(),
                 ],
             ),
@@ -215,14 +197,14 @@ impl Integration {
         };
         let envelope = Envelope {
             id,
-            event_type: wanted.event_type,
+            event_type: route.event_type,
             root_id: id,
             cause_id: None,
             cause_sequence: None,
-            provider: wanted.provider.into(),
-            external_order_id: wanted.subject,
-            webhook_type: wanted.webhook_type.to_owned(),
-            branch: wanted.branch,
+            provider: provider.into(),
+            external_order_id: subject,
+            webhook_type: route.webhook_type.to_owned(),
+            branch,
             principal: Principal::of_backend(),
             time: now,
             received_at: now,
@@ -232,8 +214,8 @@ impl Integration {
             idempotency_key: None,
         };
         let duplicate = self.append_once(NewEvent { envelope, payload }, key.is_some()).await?;
-        metrics::counter!("integration_requests_total", "kind" => wanted.kind, "code" => "ACCEPTED").increment(1);
-        tracing::debug!(request_id, event_id = %id, kind = wanted.kind, duplicate, "accepted from the backend");
+        metrics::counter!("integration_requests_total", "kind" => route.kind, "code" => "ACCEPTED").increment(1);
+        tracing::debug!(request_id, event_id = %id, kind = route.kind, duplicate, "accepted from the backend");
         let body = json!({
             "success": true,
             "data": { "eventId": id.to_string(), "requestId": request_id, "duplicate": duplicate },
@@ -295,18 +277,5 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, IntegrationRefus
         None => Err(IntegrationRefusal::invalid(format!(
             "Idempotency-Key: expected 1 to {MAX_KEY_BYTES} printable ASCII characters"
         ))),
-    }
-}
-
-/// An id of the path, as it may stand in an event and in other paths.
-fn checked_id(what: &str, id: String) -> Result<String, IntegrationRefusal> {
-    if id.len() > MAX_ORDER_ID_BYTES {
-        return Err(IntegrationRefusal::invalid(format!(
-            "{what}: expected 1 to {MAX_ORDER_ID_BYTES} bytes"
-        )));
-    }
-    match segment::check(&id) {
-        Ok(()) => Ok(id),
-        Err(why) => Err(IntegrationRefusal::invalid(format!("{what}: {why}"))),
     }
 }

@@ -156,7 +156,10 @@ pub async fn method_not_allowed(
 
 #[cfg(test)]
 mod tests {
+    use axum::routing::MethodFilter;
+
     use super::*;
+    use crate::integration::ROUTES;
 
     #[test]
     fn every_refusal_is_in_the_openapi_description() {
@@ -181,18 +184,16 @@ mod tests {
             IntegrationRefusal::EventLogUnavailable(AppendError::Timeout),
             IntegrationRefusal::Internal,
         ];
-        let routes = [
-            ("/api/integration/orders/{provider}/{externalOrderId}/status", "post"),
-            ("/api/integration/menus/{provider}/{branchId}", "put"),
-            ("/api/integration/items/{provider}/{branchId}", "put"),
-            ("/api/integration/stores/{provider}/{branchId}", "put"),
-        ];
         for reason in &all {
             let (status, code) = reason.status();
             assert!(codes.iter().any(|one| one == code), "{code}");
-            for (path, method) in routes {
-                let responses = &document["paths"][path][method]["responses"];
-                assert!(responses[status.as_str()].is_object(), "{path} {status}");
+            for route in ROUTES {
+                let method = match route.method {
+                    MethodFilter::POST => "post",
+                    _ => "put",
+                };
+                let responses = &document["paths"][route.path][method]["responses"];
+                assert!(responses[status.as_str()].is_object(), "{} {status}", route.path);
             }
             let ours = matches!(
                 reason,

@@ -10,7 +10,7 @@ use std::borrow::Cow;
 
 use super::money::{Currency, Money};
 use crate::json::{
-    fault::Faults,
+    fault::{Fault, Faults},
     pointer::escape,
     scan::{self, Document, unescape},
 };
@@ -36,9 +36,16 @@ impl<'a> Node<'a> {
     /// The whole document.
     ///
     /// # Errors
-    /// If the bytes are no JSON; the message holds no part of them.
-    pub fn root(bytes: &'a [u8]) -> Result<Self, serde_json::Error> {
-        Ok(Self::at(String::new(), Some(Document::new(bytes)?)))
+    /// If the bytes are no JSON: a fault that holds no part of them.
+    pub fn document(bytes: &'a [u8]) -> Result<Self, Vec<Fault>> {
+        let not_json = |_| {
+            vec![Fault {
+                pointer: String::new(),
+                message: "expected JSON".to_owned(),
+            }]
+        };
+        let document = Document::new(bytes).map_err(not_json)?;
+        Ok(Self::at(String::new(), Some(document)))
     }
 
     /// Its location.
@@ -174,7 +181,7 @@ mod tests {
     fn names_every_fault_with_its_place() {
         let body = br#"{"id": 9007199254740993, "a/b": {"x": [1, {"price": "1.5"}, {"price": "cheap"}]}, "when": "soon", "n": null}"#;
         let mut faults = Faults::default();
-        let root = Node::root(body).unwrap().object(&mut faults);
+        let root = Node::document(body).unwrap().object(&mut faults);
         assert_eq!(root.get("id").text(&mut faults).as_deref(), Some("9007199254740993"));
         let jod: Currency = "JOD".parse().unwrap();
         let list = root.get("a/b").object(&mut faults).get("x").elements(&mut faults);
@@ -219,7 +226,7 @@ mod tests {
     #[test]
     fn half_a_surrogate_pair_loses_no_order() {
         let mut faults = Faults::default();
-        let root = Node::root(br#"{"a": "Pizza \ud83c", "\ud83c": 1}"#);
+        let root = Node::document(br#"{"a": "Pizza \ud83c", "\ud83c": 1}"#);
         let root = root.unwrap().object(&mut faults);
         assert_eq!(root.get("a").text(&mut faults).as_deref(), Some("Pizza \u{fffd}"));
         assert!(faults.none_or(()).is_ok());
@@ -228,7 +235,7 @@ mod tests {
     #[test]
     fn the_last_of_two_members_counts() {
         let mut faults = Faults::default();
-        let root = Node::root(br#"{"a": "first", "\u0061": "second"}"#)
+        let root = Node::document(br#"{"a": "first", "\u0061": "second"}"#)
             .unwrap()
             .object(&mut faults);
         assert_eq!(root.get("a").text(&mut faults).as_deref(), Some("second"));

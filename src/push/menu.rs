@@ -81,13 +81,7 @@ impl Menu {
     /// # Errors
     /// Every fault with its JSON pointer.
     pub fn parse(bytes: &[u8]) -> Result<Self, Vec<Fault>> {
-        let not_json = || {
-            vec![Fault {
-                pointer: String::new(),
-                message: "expected JSON".into(),
-            }]
-        };
-        let root = Node::root(bytes).map_err(|_| not_json())?;
+        let root = Node::document(bytes)?;
         let mut reading = MenuReader::default();
         let body = root.object(&mut reading.faults);
         let currency = reading.currency(&body.get("currency"));
