@@ -5,59 +5,33 @@
 //! of the flow: the intake stops accepting webhooks, the stages stop pulling and finish their tasks, and the log's writer ends
 //! once nothing writes.
 
-use std::{
-    net::TcpListener,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::TcpListener, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use self::budget::Budget;
 use crate::{
-    branches::Branches,
-    config::{self, Config, ProviderConfig},
-    database::Database,
-    delivery::{
-        gate::{Gate, shared},
-        stage,
-    },
-    forward::{Forward, ProviderRules, client::BackendClient},
-    intake::{self, Intake, reload::Reload},
-    integration::{self, Integration, token::ServiceTokens},
-    jobs,
-    journal::{
-        Journal,
-        connection::{Connection, HUB_INBOX},
-        streams, unreachable,
-    },
-    memory::Orders,
-    observer::{
-        self, Servers,
-        expiry::Expiry,
-        health::{self, DatabaseSeen, Health},
-    },
+    config::{self, Config},
+    journal::{connection::Connection, streams},
+    observer::{expiry::Expiry, health::Health},
     process::notify::Manager,
-    projection::live::Live,
-    push::Push,
-    reconcile,
-    registry::Registry,
-    serving::{audit::Audit, body, certificate::Certificate, heavy::Heavy, limit, limit::Limits},
-    telemetry::{self, LastWebhooks},
-    transform::Transform,
+    serving::certificate::Certificate,
+    telemetry,
 };
 
 mod budget;
+mod parts;
 mod registry;
 mod servers;
+mod stages;
 mod stopping;
 mod watch;
 
 use self::{
-    registry::registry,
+    budget::Budget,
+    parts::Parts,
     servers::{Ports, listen},
 };
 
@@ -132,91 +106,46 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         .as_ref()
         .map(|(listener, _)| listener.local_addr())
         .transpose()?;
-    let limits_of_process = Budget::find(&config);
-    limits_of_process.tell();
+    let budget = Budget::find(&config);
+    budget.tell();
     let certificate = config.http.tls.as_ref().map(Certificate::load).transpose()?;
     let expiry = Expiry::of(&config);
-    let registry = Arc::new(registry(&config)?);
-    let instance_id = telemetry::instance_id();
-    let providers: Vec<_> = registry.iter().map(|enabled| enabled.name.to_string()).collect();
-    telemetry::metrics::from_start(&config.service_name, &instance_id, &providers);
-    let connection = Arc::new(Connection::open(&config.nats, &config.service_name, HUB_INBOX).await?);
-    let (journal, writer) = Journal::open(Arc::clone(&connection), config.event_log);
-    let database = Database::new(&config.database)?;
-    let gate = Arc::new(Gate::new(config.breaker));
-    let limits = Arc::new(Limits::new(&config.limits));
-    let last_webhooks = Arc::new(LastWebhooks::default());
-    let health = Arc::new(Health {
-        service_name: config.service_name.clone(),
-        started: Instant::now(),
-        registry: Arc::clone(&registry),
-        journal: journal.clone(),
-        database: database.clone(),
-        database_seen: DatabaseSeen::default(),
-        gate: Arc::clone(&gate),
-        rate_limiting: limits.is_enabled(),
-        nats_servers: Servers::default(),
-        last_webhooks: Arc::clone(&last_webhooks),
-        instance_id: instance_id.clone(),
-        expiring: expiry.found(),
-        stopping: stop.clone(),
-    });
-    let (looking, observing, nats) = (Arc::clone(&health), Arc::clone(&health), config.nats.clone());
-    tasks.spawn("health", Phase::Log, |stop| looking.run(stop));
-    tasks.spawn("observer", Phase::Log, |stop| observer::run(observing, nats, stop));
+    let (parts, writer) = Parts::new(config, stop.clone()).await?;
     tasks.spawn("event log", Phase::Log, |_| writer.run());
-    let telling = Arc::clone(&connection);
-    tasks.spawn("NATS", Phase::Log, |stop| unreachable::tell(telling, stop));
-    tasks.spawn("expiry", Phase::Log, |stop| expiry.run(stop));
-    tasks.spawn("process", Phase::Log, watch::run);
-    let log = journal.clone();
-    tasks.spawn("identity of the log", Phase::Log, |stop| log.watch_identity(stop));
-    if limits.is_enabled() {
-        let (connection, limits) = (Arc::clone(&connection), Arc::clone(&limits));
-        tasks.spawn("rate limits", Phase::Log, |stop| {
-            limit::shared::run(connection, limits, stop)
-        });
-    }
-    let branches = Arc::new(Branches::new(database.clone()));
-    let keeping_fresh = Arc::clone(&branches);
-    tasks.spawn("branches", Phase::Stages, move |stop| keeping_fresh.run(stop));
-    let reload = Reload::new(Arc::clone(&registry), config.providers.clone());
-    tasks.spawn("secrets", Phase::Intake, |stop| reload.run(stop));
-    let (audit, refusals) = Audit::new();
-    let on = Arc::clone(&connection);
-    tasks.spawn("refusals", Phase::Log, |stop| refusals.run(on, stop));
-    let rooms = (body::BodyBudget::all(limits_of_process.body_bytes), Heavy::default());
-    let for_providers = Arc::new(integration(&config, &registry, &journal, &rooms, &limits));
-    let (budget, heavy) = rooms;
-    let orders = Arc::new(Orders::new(&journal, config.order_memory));
-    let intake = Arc::new(Intake {
-        registry: Arc::clone(&registry),
-        journal: journal.clone(),
-        orders: Arc::clone(&orders),
-        settings: config.http.clone(),
-        branches: Arc::clone(&branches),
-        budget,
-        heavy,
-        limits,
-        last_webhooks,
-        stopping: stop.clone(),
-        audit,
-    });
+    let health = parts.health(&expiry);
+    parts.watch(tasks, &health, expiry);
+    let (router, connections) = parts.public(tasks, &health, &budget);
     let ports = Ports {
         listener,
         metrics,
         certificate,
-        connections: Arc::clone(&intake).connections(limits_of_process.connections),
-        router: intake::router(
-            intake,
-            integration::router(for_providers),
-            health::router(Arc::clone(&health)),
-        ),
+        connections,
+        router,
     };
-    servers::spawn(tasks, &config, Arc::clone(&health), ports);
+    servers::spawn(tasks, &parts.config, Arc::clone(&health), ports);
     if let Some(reached) = metrics_address.filter(|address| !address.ip().is_loopback()) {
         tracing::info!(address = %reached, "METRICS_HOST: other machines reach metrics and health with its reasons");
     }
+    tell_service_manager(tasks, health, stop);
+    tracing::info!(
+        %address,
+        metrics_address = metrics_address.map(|address| address.to_string()),
+        tls = parts.config.http.tls.is_some(),
+        providers = parts.providers(),
+        instance_id = parts.instance_id,
+        "listening"
+    );
+    // Webhooks are accepted from here on. The stages start once the set-up of NATS has been verified.
+    let found = tasks.while_all_run(stop, verified(&parts.connection, stop)).await?;
+    if found.transpose()? == Some(true) {
+        parts.stages(tasks)?;
+        tracing::info!(partitions = parts.config.event_log.partitions, "serving");
+    }
+    Ok(())
+}
+
+/// Starts the reports to the service manager, where the process has one.
+fn tell_service_manager(tasks: &mut Tasks, health: Arc<Health>, stop: &CancellationToken) {
     match Manager::of_process() {
         Ok(None) => {}
         Ok(Some(manager)) => {
@@ -227,40 +156,6 @@ async fn build(inputs: Inputs, tasks: &mut Tasks, stop: &CancellationToken) -> a
         }
         // Another program may have left the variable in the environment; the hub works without it.
         Err(error) => tracing::warn!(%error, "NOTIFY_SOCKET: cannot report the hub's state to the service manager"),
-    }
-    tracing::info!(
-        %address,
-        metrics_address = metrics_address.map(|address| address.to_string()),
-        tls = config.http.tls.is_some(),
-        providers = providers.join(","),
-        instance_id,
-        "listening"
-    );
-    // Webhooks are accepted from here on. The stages start once the set-up of NATS has been verified.
-    let found = tasks.while_all_run(stop, verified(&connection, stop)).await?;
-    if found.transpose()? == Some(true) {
-        spawn_stages(tasks, &config, registry, journal, database, branches, (gate, orders))?;
-        tracing::info!(partitions = config.event_log.partitions, "serving");
-    }
-    Ok(())
-}
-
-/// Builds the handler of the backend's requests to providers.
-fn integration(
-    config: &Config,
-    registry: &Arc<Registry>,
-    journal: &Journal,
-    (budget, heavy): &(body::BodyBudget, Heavy),
-    limits: &Arc<Limits>,
-) -> Integration {
-    Integration {
-        registry: Arc::clone(registry),
-        journal: journal.clone(),
-        tokens: ServiceTokens::new(&config.backend.service_tokens),
-        settings: config.http.clone(),
-        budget: budget.clone(),
-        heavy: heavy.clone(),
-        limits: Arc::clone(limits),
     }
 }
 
@@ -281,88 +176,6 @@ async fn verified(connection: &Connection, stop: &CancellationToken) -> anyhow::
         }
         tokio::time::sleep(VERIFY_AGAIN).await;
     }
-}
-
-fn spawn_stages(
-    tasks: &mut Tasks,
-    config: &Config,
-    registry: Arc<Registry>,
-    journal: Journal,
-    database: Database,
-    branches: Arc<Branches>,
-    (gate, orders): (Arc<Gate>, Arc<Orders>),
-) -> anyhow::Result<()> {
-    let memory = Arc::clone(&orders);
-    tasks.spawn("orders", Phase::Stages, move |stop| memory.run(stop));
-    // In the last phase, so that changes while the stage drains still reach the other instances.
-    let (connection, breaker) = (Arc::clone(journal.connection()), Arc::clone(&gate));
-    tasks.spawn("breaker", Phase::Log, |stop| shared::run(connection, breaker, stop));
-    let remotes = registry.iter().filter_map(|enabled| enabled.outbound.clone());
-    let push = Arc::new(Push::new(
-        remotes,
-        Arc::clone(&branches),
-        database.clone(),
-        (journal.clone(), Arc::clone(&orders)),
-        config.retries.clone(),
-    ));
-    let needs = reconcile::Needs {
-        registry: Arc::clone(&registry),
-        journal: journal.clone(),
-        branches: Arc::clone(&branches),
-        orders: Arc::clone(&orders),
-    };
-    tasks.spawn("reconciliation", Phase::Stages, |stop| reconcile::run(needs, stop));
-    let transform = Arc::new(Transform::new(
-        Arc::clone(&registry),
-        branches,
-        Arc::clone(&orders),
-        database.clone(),
-        Arc::clone(journal.connection()),
-    ));
-    let forward = Arc::new(Forward::new(
-        BackendClient::new(&config.backend)?,
-        gate,
-        (orders, Arc::clone(journal.connection())),
-        config.retries.clone(),
-        rules(&config.providers),
-    ));
-    let (log, other, grace) = (journal.clone(), journal.clone(), config.stopping.grace);
-    tasks.spawn("transform", Phase::Stages, move |stop| {
-        stage::run(transform, log, grace, stop)
-    });
-    tasks.spawn("forward", Phase::Stages, move |stop| {
-        stage::run(forward, other, grace, stop)
-    });
-    let log = journal.clone();
-    tasks.spawn("push", Phase::Stages, move |stop| stage::run(push, log, grace, stop));
-    let enabled = registry
-        .iter()
-        .map(|enabled| (Arc::clone(&enabled.name), enabled.provider.display_name().to_owned()))
-        .collect();
-    let jobs = jobs::Runner::new(journal.clone(), config.event_log.format);
-    tasks.spawn("jobs", Phase::Stages, move |stop| jobs.run(stop));
-    let live = Live::new(journal, database, enabled, config.retention);
-    tasks.spawn("projection", Phase::Stages, move |stop| live.run(stop));
-    Ok(())
-}
-
-/// What the stage `forward` does differently for a provider.
-fn rules(providers: &[ProviderConfig]) -> ProviderRules {
-    let mut rules = ProviderRules::default();
-    for provider in providers {
-        let name = || provider.name.to_string();
-        let confirm = provider
-            .outbound
-            .as_ref()
-            .and_then(|outbound| outbound.spec.confirm_within);
-        // An order that was reported as lost to its provider must not reach the kitchen later.
-        let ttl = [provider.order_ttl, confirm].into_iter().flatten().min();
-        rules.order_ttl.extend(ttl.map(|ttl| (name(), ttl)));
-        let again = provider.file.events.announced_again;
-        rules.announced_again.extend(again.map(|kind| (name(), kind)));
-        rules.confirms.extend(confirm.map(|_| name()));
-    }
-    rules
 }
 
 /// When a task is stopped.

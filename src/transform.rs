@@ -15,10 +15,7 @@ use uuid::Uuid;
 use crate::{
     branches::{Branches, TABLE_AWAY},
     database::Database,
-    delivery::{
-        lanes::LaneNamespace,
-        stage::{self, Before, Stage, give_up},
-    },
+    delivery::stage::{self, Before, Stage, give_up},
     event::{
         EventType, NewEvent, NotYours, Recorded,
         outcome::{ErrorReport, ErrorType, Ignored, ORDER_AMBIGUOUS},
@@ -220,7 +217,6 @@ fn note_flags<'f>(received: &Recorded, flags: impl IntoIterator<Item = &'f str>)
 impl Stage for Transform {
     const INFO: StageInfo = TRANSFORM;
     const LABEL: &'static str = LABEL;
-    const LANES: Option<LaneNamespace> = Some(LaneNamespace::TRANSFORM);
     const WAITS_FOR: &'static str = stage::gauges::BRANCHES;
 
     /// A cold start without PostgreSQL knows no branch yet: webhooks are accepted, transformation waits.

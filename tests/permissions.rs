@@ -1,7 +1,7 @@
 //! Requests that each user of `nats.conf` must not make, tried one by one: each is refused, and leaves no trace.
 //!
-//! The streams and consumers are those of `streams/`, so a new one is covered when its file is there; the requests are all
-//! that the server knows.
+//! The streams and consumers are those of `streams/`, with the names of the stages, so a new one is covered when its file or
+//! its stage is there; the requests are all that the server knows.
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
@@ -9,6 +9,7 @@ use async_nats::{Client, Event, HeaderMap, ServerError, jetstream};
 use futures_util::{StreamExt as _, TryStreamExt};
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use webhook_hub::event::stage;
 
 use crate::harness::{World, at_end::Ends, hub::Hub, ids, servers::Nats, wait::PATIENCE};
 
@@ -174,13 +175,18 @@ fn streams() -> BTreeMap<String, Vec<String>> {
         let name = file.file_name().into_string().unwrap();
         if let Some(consumer) = described["durable_name"].as_str() {
             let (stream, _) = name.split_once('.').unwrap();
-            streams.entry(stream.to_owned()).or_default().push(consumer.to_owned());
+            let consumers = streams.entry(stream.to_owned()).or_default();
+            if consumer.contains("STAGE") {
+                consumers.extend(stage::NAMES.map(|name| consumer.replace("STAGE", name)));
+            } else {
+                consumers.push(consumer.to_owned());
+            }
         } else if let Some(stream) = described["name"].as_str() {
             streams.entry(stream.to_owned()).or_default();
         }
     }
     assert!(
-        streams["EVENTS"].len() >= 3 && streams.contains_key("LEASES"),
+        streams["EVENTS"].len() == stage::READERS.len() && streams.contains_key("LEASES"),
         "{streams:?}"
     );
     streams

@@ -17,10 +17,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use webhook_hub::{
     config,
-    delivery::{
-        lanes::LaneNamespace,
-        stage::{self, Stage},
-    },
+    delivery::stage::{self, Stage},
     event::{
         EventType, NewEvent, Recorded,
         stage::{FORWARD, StageInfo},
@@ -184,7 +181,6 @@ struct WithoutMemory {
 
 impl Stage for WithoutMemory {
     const INFO: StageInfo = FORWARD;
-    const LANES: Option<LaneNamespace> = Some(LaneNamespace::FORWARD);
 
     async fn ready(&self) {}
 

@@ -38,11 +38,14 @@ use self::{
     writer::LaneWrite,
 };
 pub use self::{lane::Lane, writer::LaneWriter};
-use crate::journal::{
-    codec::{OrderKey, partition_token},
-    connection::Connection,
-    read::last_of,
-    streams::LANES,
+use crate::{
+    event::stage::LaneNamespace,
+    journal::{
+        codec::{OrderKey, partition_token},
+        connection::Connection,
+        read::last_of,
+        streams::LANES,
+    },
 };
 
 /// Events that may wait behind the first one of a lane; one more is given up at once (`LANE_FULL`). An honest order has a
@@ -52,48 +55,6 @@ pub const MAX_WAITING: usize = 1000;
 const MAX_CHANGES: usize = 2048;
 /// Wait for one answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// A stage's part of the stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LaneNamespace {
-    /// The part of its subjects before the partition: nothing, or a token and a dot.
-    token: &'static str,
-    /// The subject of its marker.
-    marker: &'static str,
-    /// The subject of the fence: a message written before the lanes are read, which shows when everything before it was read.
-    fence: &'static str,
-    /// All of its lanes, and its fence; what else it lets through has no order's key at its end.
-    lanes: &'static str,
-    /// The durable consumer by which they are read (`streams/LANES.*.json`).
-    reader: &'static str,
-}
-
-impl LaneNamespace {
-    /// Of the stage `forward`.
-    pub const FORWARD: Self = Self {
-        token: "",
-        marker: "lane.marker",
-        fence: "lane.forward.fence",
-        lanes: "lane.*.*",
-        reader: "read-forward",
-    };
-    /// Of the stage `transform`.
-    pub const TRANSFORM: Self = Self {
-        token: "transform.",
-        marker: "lane.transform.marker",
-        fence: "lane.transform.fence",
-        lanes: "lane.transform.>",
-        reader: "read-transform",
-    };
-    /// Of the stage `push`.
-    pub const PUSH: Self = Self {
-        token: "push.",
-        marker: "lane.push.marker",
-        fence: "lane.push.fence",
-        lanes: "lane.push.>",
-        reader: "read-push",
-    };
-}
 
 /// The lanes, for the instance that works on the stage. Cheap to clone.
 #[derive(Clone)]
@@ -141,9 +102,9 @@ impl Lanes {
         partitions: u16,
         namespace: LaneNamespace,
     ) -> anyhow::Result<(Self, LaneWriter, LanesRead)> {
-        let is_whole = last(connection, namespace.marker).await?.is_some();
+        let is_whole = last(connection, &namespace.marker()).await?.is_some();
         // A copy that has the fence also has everything that was written before it.
-        let fence = publish(connection, namespace.fence).await?;
+        let fence = publish(connection, namespace.fence()).await?;
         let LaneScan {
             lanes,
             mut subjects,
@@ -152,7 +113,7 @@ impl Lanes {
             requests,
         } = scan::read(connection, namespace, fence).await?;
         tracing::debug!(
-            consumer = namespace.reader,
+            consumer = namespace.reader(),
             lanes = lanes.len(),
             requests,
             "lanes were read"
@@ -201,7 +162,7 @@ impl Lanes {
     /// # Errors
     /// If NATS does not acknowledge.
     pub async fn mark_whole(&self) -> anyhow::Result<()> {
-        publish(&self.connection, self.namespace.marker).await.map(drop)
+        publish(&self.connection, self.namespace.marker()).await.map(drop)
     }
 
     fn table(&self) -> MutexGuard<'_, LaneTable> {
@@ -328,7 +289,7 @@ impl Lanes {
 /// The subject of a lane that an instance with so many partitions makes.
 fn subject_of(namespace: LaneNamespace, partitions: u16, key: OrderKey) -> String {
     let partition = partition_token(key.partition(partitions));
-    format!("lane.{}{partition}.{key}", namespace.token)
+    format!("{}{partition}.{key}", namespace.prefix())
 }
 
 impl Drop for Lanes {
@@ -352,8 +313,8 @@ fn parked(provider: &str) -> metrics::Gauge {
 }
 
 /// Writes a message that says nothing but that it is there; its sequence.
-async fn publish(connection: &Connection, subject: &'static str) -> anyhow::Result<u64> {
-    let published = async { connection.context.publish(subject, "1".into()).await?.await };
+async fn publish(connection: &Connection, subject: String) -> anyhow::Result<u64> {
+    let published = async { connection.context.publish(subject.clone(), "1".into()).await?.await };
     let acknowledged = tokio::time::timeout(ANSWER_TIMEOUT, published).await;
     let acknowledged = acknowledged.context("NATS does not answer about lanes")?;
     Ok(acknowledged

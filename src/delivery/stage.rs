@@ -74,7 +74,7 @@ use self::{
     work_queue::{Done, Task},
 };
 use super::{
-    lanes::{LaneNamespace, Lanes, LanesRead},
+    lanes::{Lanes, LanesRead},
     lease::Lease,
     superseded::{KnownAcceptances, NoOrders},
 };
@@ -112,8 +112,6 @@ pub trait Stage: Send + Sync + 'static {
     const TAKES: &'static [EventType] = Self::INFO.takes;
     /// Label of the outcome event (see [`crate::event::EventId::derive`]): the same on every instance.
     const LABEL: &'static str = OUTCOME;
-    /// The namespace in which its events are parked; none for a stage that parks none.
-    const LANES: Option<LaneNamespace>;
     /// The label in `orders_waiting` of what it waits for while it is not ready.
     const WAITS_FOR: &'static str = gauges::BREAKER;
 
@@ -280,7 +278,7 @@ impl<S: Stage> Worker<S> {
 
     async fn work(&self, term: &Term, words: Option<Subscriber>) -> anyhow::Result<()> {
         let halt = self.stop.child_token();
-        let Some(namespace) = S::LANES else {
+        let Some(namespace) = S::INFO.lanes() else {
             return self.work_on(term, words, None, &halt).await;
         };
         let (connection, partitions) = (self.journal.connection(), self.journal.partitions());

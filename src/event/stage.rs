@@ -1,28 +1,89 @@
 //! The stages and the other durable consumers of `EVENTS`, for all code that lists them: the set-up of NATS, metrics, operators' commands.
 //!
-//! [`ALL`] is the list of stages. `crate::delivery::stage::Stage` is what a stage does.
+//! [`ALL`] is the list of stages. `crate::delivery::stage::Stage` is what a stage does. The consumers of a stage derive from its entry here
+//! (`crate::journal::streams`).
 
 use super::EventType;
 
 /// What other modules know of a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StageInfo {
-    /// The name of its durable consumer (`streams/EVENTS.{name}.json`) and of its lease, and its name in metrics and on dead letters.
+    /// The name of its durable consumer and of its lease, and its name in metrics and on dead letters.
     pub name: &'static str,
     /// The event types that it handles. No other stage handles one of these: at a takeover, an outcome that names an event as its cause
     /// shows that the event has ended, whichever stage recorded it.
     pub takes: &'static [EventType],
+    /// What these are, for the description of its consumer.
+    pub events: &'static str,
+    /// Whether it parks events, in lanes of its own.
+    pub parks: bool,
+}
+
+impl StageInfo {
+    /// The subjects that its consumer brings: events that it handles, and requests to retry one.
+    pub fn subjects(&self) -> Vec<String> {
+        let types = self.takes.iter().chain([&EventType::OrderRetryRequested]);
+        types.map(|one| format!("{}.>", one.subject_root())).collect()
+    }
+
+    /// Its part of the stream `LANES`; none for a stage that parks none.
+    pub fn lanes(&self) -> Option<LaneNamespace> {
+        self.parks.then_some(LaneNamespace(self.name))
+    }
+}
+
+/// The part of the stream `LANES` of a stage, by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaneNamespace(&'static str);
+
+impl LaneNamespace {
+    /// Its subjects before the partition: `lane.` and, for every stage but the first one that had lanes, its name.
+    pub fn prefix(self) -> String {
+        if self.0 == FORWARD.name {
+            "lane.".to_owned()
+        } else {
+            format!("lane.{}.", self.0)
+        }
+    }
+
+    /// The subject of its marker.
+    pub fn marker(self) -> String {
+        format!("{}marker", self.prefix())
+    }
+
+    /// The subject of the fence: a message written before the lanes are read, which shows when everything before it was read.
+    pub fn fence(self) -> String {
+        format!("lane.{}.fence", self.0)
+    }
+
+    /// All of its lanes, and its fence; other subjects that match end with no order key.
+    pub fn all(self) -> String {
+        if self.0 == FORWARD.name {
+            "lane.*.*".to_owned()
+        } else {
+            format!("{}>", self.prefix())
+        }
+    }
+
+    /// The durable consumer by which they are read.
+    pub fn reader(self) -> String {
+        format!("read-{}", self.0)
+    }
 }
 
 /// Transforms webhooks, and documents that were fetched for them.
 pub const TRANSFORM: StageInfo = StageInfo {
     name: "transform",
     takes: &[EventType::WebhookReceived, EventType::OrderFetched],
+    events: "Events",
+    parks: true,
 };
 /// Sends orders to the backend.
 pub const FORWARD: StageInfo = StageInfo {
     name: "forward",
     takes: &[EventType::OrderTransformed],
+    events: "Events",
+    parks: true,
 };
 /// Sends requests to providers.
 pub const PUSH: StageInfo = StageInfo {
@@ -35,6 +96,8 @@ pub const PUSH: StageInfo = StageInfo {
         EventType::ItemsRequested,
         EventType::StoreRequested,
     ],
+    events: "What is to be said to providers or fetched from them,",
+    parks: true,
 };
 
 /// The stages, in the order in which an order passes them.
@@ -82,7 +145,26 @@ mod tests {
             assert!(takers.count() <= 1, "{event_type}");
         }
         assert_eq!(of(EventType::OrderFetched), Some(TRANSFORM));
-        assert_eq!(of(EventType::OrderForwarded), None);
-        assert_eq!(READERS, ["transform", "forward", "push", "projection"]);
+        assert_eq!(of(EventType::OperatorActed), None);
+        assert_eq!(READERS.last(), Some(&PROJECTION));
+    }
+
+    #[test]
+    fn lanes_have_the_subjects_of_earlier_versions() {
+        let subjects = |stage: StageInfo| {
+            let lanes = stage.lanes().unwrap();
+            [
+                lanes.prefix(),
+                lanes.marker(),
+                lanes.fence(),
+                lanes.all(),
+                lanes.reader(),
+            ]
+            .join(" ")
+        };
+        let of_forward = "lane. lane.marker lane.forward.fence lane.*.* read-forward";
+        assert_eq!(subjects(FORWARD), of_forward);
+        let of_push = "lane.push. lane.push.marker lane.push.fence lane.push.> read-push";
+        assert_eq!(subjects(PUSH), of_push);
     }
 }

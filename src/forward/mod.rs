@@ -18,7 +18,6 @@ use crate::{
     delivery::{
         breaker::RequestOutcome,
         gate::{Gate, Pass},
-        lanes::LaneNamespace,
         stage::{Before, Stage, permission},
         superseded::KnownAcceptances,
     },
@@ -297,7 +296,6 @@ impl Forward {
 
 impl Stage for Forward {
     const INFO: StageInfo = FORWARD;
-    const LANES: Option<LaneNamespace> = Some(LaneNamespace::FORWARD);
 
     async fn ready(&self) {
         self.gate.passable().await;

@@ -1,23 +1,21 @@
 //! The set-up of the server: the files in `streams/`, which are embedded, compared with the server, and applied.
 //!
 //! The serving hub only compares. `webhook-hub streams apply`, with the rights for it, creates what is missing and changes
-//! what an operator chose ([`choices`]). `compare` tells dangerous differences from harmless ones, `absent` handles a
-//! consumer that is deleted under the running hub, [`mirror`] the log on another server, [`restoring`] a log that is not
-//! complete yet.
+//! what an operator chose ([`choices`]). `consumers` derives the durable consumers from the list of stages, `compare` tells
+//! dangerous differences from harmless ones, `absent` handles a consumer that is deleted under the running hub, [`mirror`] the
+//! log on another server, [`restoring`] a log that is not complete yet.
 
 mod absent;
 pub mod api;
 mod apply;
 pub mod choices;
 mod compare;
+mod consumers;
 pub mod mirror;
 pub mod restoring;
 
 use anyhow::Context as _;
-use async_nats::jetstream::{
-    consumer::{self, PullConsumer},
-    stream,
-};
+use async_nats::jetstream::{consumer::PullConsumer, stream};
 use serde_json::{Map, Value};
 
 use self::compare::compare;
@@ -49,16 +47,6 @@ const LIMITS_FILE: &str = include_str!("../../streams/LIMITS.json");
 const BLOCKS_FILE: &str = include_str!("../../streams/BLOCKS.json");
 const REFUSALS_FILE: &str = include_str!("../../streams/REFUSALS.json");
 const KEYS_FILE: &str = include_str!("../../streams/KEYS.json");
-/// Durable consumers, each with its stream.
-const CONSUMER_FILES: [(&str, &str); 7] = [
-    (EVENTS, include_str!("../../streams/EVENTS.transform.json")),
-    (EVENTS, include_str!("../../streams/EVENTS.forward.json")),
-    (EVENTS, include_str!("../../streams/EVENTS.push.json")),
-    (EVENTS, include_str!("../../streams/EVENTS.projection.json")),
-    (LANES, include_str!("../../streams/LANES.read-transform.json")),
-    (LANES, include_str!("../../streams/LANES.read-forward.json")),
-    (LANES, include_str!("../../streams/LANES.read-push.json")),
-];
 /// Streams by name.
 const STREAMS: [(&str, &str); 7] = [
     (EVENTS, EVENTS_FILE),
@@ -71,9 +59,6 @@ const STREAMS: [(&str, &str); 7] = [
 ];
 /// Streams that no order needs: the hub also serves without them.
 const DISPENSABLE: [&str; 4] = [LIMITS, BLOCKS, REFUSALS, KEYS];
-
-/// Streams with optional consumers: without them the stream is read in another way.
-const WITH_DISPENSABLE_CONSUMERS: [&str; 1] = [LANES];
 
 /// JetStream's error code for a consumer that is not there.
 const CONSUMER_NOT_FOUND: u64 = 10014;
@@ -147,9 +132,9 @@ pub async fn differences(connection: &Connection) -> anyhow::Result<Vec<Differen
         };
         all.extend(stream_differences(name, file, &info["config"])?);
     }
-    for (stream, file) in CONSUMER_FILES {
-        if !missing_streams.contains(&stream) {
-            all.extend(consumer_differences(connection, stream, file).await?);
+    for wanted in consumers::all()? {
+        if !missing_streams.contains(&wanted.stream) {
+            all.extend(wanted.differences(connection).await?);
         }
     }
     Ok(all)
@@ -196,26 +181,6 @@ pub async fn chosen(connection: &Connection) -> anyhow::Result<Vec<(&'static str
     Ok(all)
 }
 
-async fn consumer_differences(connection: &Connection, stream: &str, file: &str) -> anyhow::Result<Vec<Difference>> {
-    let name = durable_name(file)?;
-    let needed = !WITH_DISPENSABLE_CONSUMERS.contains(&stream);
-    match consumer(connection, stream, &name).await {
-        Ok(consumer) => {
-            let mut found = serde_json::to_value(&consumer.cached_info().config)?;
-            // The server returns a single filter in another field than several filters.
-            if let Some(filter) = found.get("filter_subject").filter(|filter| filter.is_string()).cloned() {
-                found["filter_subjects"] = Value::Array(vec![filter]);
-            }
-            Ok(compare(&name, serde_json::from_str(file)?, &found, needed))
-        }
-        Err(error) if error.downcast_ref::<Missing>().is_some() => Ok(vec![Difference {
-            dangerous: needed,
-            ..missing(&name)
-        }]),
-        Err(error) => Err(error),
-    }
-}
-
 /// Makes sure that the server is as it must be for serving.
 ///
 /// # Errors
@@ -257,29 +222,6 @@ pub fn is_verdict(error: &anyhow::Error) -> bool {
     error.downcast_ref::<StreamsVerdict>().is_some()
 }
 
-async fn create_consumer(connection: &Connection, stream: &str, file: &str) -> anyhow::Result<()> {
-    let config: consumer::pull::Config = serde_json::from_value::<consumer::Config>(serde_json::from_str(file)?)
-        .map_err(anyhow::Error::from)
-        .and_then(|config| {
-            consumer::FromConsumer::try_from_consumer_config(config).map_err(|error| anyhow::anyhow!(error))
-        })?;
-    let name = config.durable_name.clone().unwrap_or_default();
-    connection
-        .context
-        .create_consumer_on_stream(config, stream)
-        .await
-        .with_context(|| format!("cannot create or update consumer {name}"))?;
-    Ok(())
-}
-
-fn durable_name(file: &str) -> anyhow::Result<String> {
-    let config: Value = serde_json::from_str(file)?;
-    Ok(config["durable_name"]
-        .as_str()
-        .context("a consumer's file has no durable_name")?
-        .to_owned())
-}
-
 fn missing(name: &str) -> Difference {
     Difference {
         of: name.to_owned(),
@@ -296,35 +238,10 @@ mod tests {
 
     #[test]
     fn the_files_are_what_the_server_takes() {
-        for (_, file) in CONSUMER_FILES {
-            let config: consumer::Config = serde_json::from_str(file).unwrap();
-            assert!(config.name.is_none() && config.durable_name.is_some());
-        }
         for (name, file) in STREAMS {
             assert_eq!(serde_json::from_str::<stream::Config>(file).unwrap().name, name);
         }
         assert_eq!(subjects().unwrap(), ["webhooks.>", "orders.>", "menus.>"]);
-    }
-
-    /// Each stage has a consumer of `EVENTS` that brings what it handles, and nothing else.
-    #[test]
-    fn each_stage_has_its_consumer() {
-        use crate::event::{EventType, stage};
-        for stage::StageInfo { name, takes } in stage::ALL {
-            let file = CONSUMER_FILES.iter().find_map(|(stream, file)| {
-                let config: consumer::Config = serde_json::from_str(file).unwrap();
-                (*stream == EVENTS && config.durable_name.as_deref() == Some(name)).then_some(config)
-            });
-            let file = file.unwrap_or_else(|| panic!("the stage {name} has no consumer in CONSUMER_FILES"));
-            let mut brings = file.filter_subjects;
-            let taken = takes.iter().chain([&EventType::OrderRetryRequested]);
-            let mut taken: Vec<_> = taken.map(|one| format!("{}.>", one.subject_root())).collect();
-            brings.sort();
-            taken.sort();
-            assert_eq!(brings, taken, "{name}");
-        }
-        let of_events = CONSUMER_FILES.iter().filter(|(stream, _)| *stream == EVENTS);
-        assert_eq!(of_events.count(), stage::READERS.len());
     }
 
     /// streams/asyncapi.json describes each type of event on its subject, and nothing else.

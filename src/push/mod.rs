@@ -13,10 +13,7 @@ use serde_json::Value;
 use crate::{
     branches::{Branch, Branches},
     database::Database,
-    delivery::{
-        lanes::LaneNamespace,
-        stage::{Before, Stage},
-    },
+    delivery::stage::{Before, Stage},
     event::{
         EventType, NewEvent, Recorded,
         outcome::{ErrorReport, ErrorType},
@@ -222,7 +219,6 @@ impl Push {
 
 impl Stage for Push {
     const INFO: StageInfo = PUSH;
-    const LANES: Option<LaneNamespace> = Some(LaneNamespace::PUSH);
 
     /// A cold start without PostgreSQL knows no branch yet.
     async fn ready(&self) {

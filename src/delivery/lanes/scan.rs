@@ -21,15 +21,18 @@ use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 
 use super::{
-    ANSWER_TIMEOUT, Lane, LaneNamespace,
+    ANSWER_TIMEOUT, Lane,
     checksum::{self, LaneMessage, LanePast},
     key_of,
 };
-use crate::journal::{
-    codec::OrderKey,
-    connection::Connection,
-    read::{LogReader, Start},
-    streams::LANES,
+use crate::{
+    event::stage::LaneNamespace,
+    journal::{
+        codec::OrderKey,
+        connection::Connection,
+        read::{LogReader, Start},
+        streams::LANES,
+    },
 };
 
 /// Lanes that one pull request brings: fewer than a subscription of the client holds.
@@ -93,7 +96,7 @@ impl LaneScan {
     }
 }
 
-/// All lanes of a corner, read until the message at this sequence was there: any copy of the stream may answer, also one that
+/// All lanes of a stage, read until the message at this sequence was there: any copy of the stream may answer, also one that
 /// is behind.
 ///
 /// # Errors
@@ -108,7 +111,7 @@ pub(super) async fn read(connection: &Connection, namespace: LaneNamespace, fenc
         }
     };
     tracing::warn!(
-        consumer = namespace.reader,
+        consumer = namespace.reader(),
         error = format!("{error:#}"),
         "lanes are read by direct gets, which takes NATS ten times as long; `webhook-hub streams apply` and the rights in \
          nats.conf of this version bring the consumer"
@@ -129,14 +132,15 @@ async fn by_consumer(
     fence: u64,
     requests: &mut u32,
 ) -> anyhow::Result<LaneScan> {
+    let consumer = namespace.reader();
     *requests += 1;
-    reset(connection, namespace.reader).await?;
+    reset(connection, &consumer).await?;
     let mut all = LaneScan::default();
     let (mut number, mut began) = (0, Instant::now());
     while all.seen < fence {
         let before = number;
         *requests += 1;
-        pull(connection, namespace.reader, fence, &mut all, &mut number).await?;
+        pull(connection, &consumer, fence, &mut all, &mut number).await?;
         if number > before {
             began = Instant::now();
         } else if began.elapsed() > BEHIND_TIMEOUT {
@@ -218,7 +222,7 @@ fn note(connection: &Connection, message: Message, all: &mut LaneScan, number: &
 
 async fn by_gets(connection: &Connection, namespace: LaneNamespace, fence: u64) -> anyhow::Result<LaneScan> {
     let (mut all, began) = (LaneScan::default(), Instant::now());
-    let reader = LogReader::of_subjects(connection, namespace.lanes, Start::Sequence(1)).of_stream(LANES);
+    let reader = LogReader::of_subjects(connection, namespace.all(), Start::Sequence(1)).of_stream(LANES);
     let mut reader = reader.within(ANSWER_TIMEOUT);
     while all.seen < fence {
         let messages = reader.next_raw().await?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{CONSUMER_FILES, Missing, consumer, create_consumer, durable_name};
+use super::{Missing, consumer, consumers};
 use crate::journal::connection::Connection;
 
 /// Pause between two looks for it.
@@ -49,10 +49,8 @@ pub async fn wait_for(connection: &Connection, stream: &'static str, name: &'sta
 
 /// Whether it may be tried again: not where the server says that the user has no right to it.
 async fn make_again(connection: &Connection, stream: &str, name: &str) -> bool {
-    let Some((_, file)) = CONSUMER_FILES
-        .iter()
-        .find(|(_, file)| durable_name(file).is_ok_and(|one| one == name))
-    else {
+    let wanted = consumers::all().unwrap_or_default();
+    let Some(wanted) = wanted.iter().find(|one| one.stream == stream && one.name == name) else {
         return false;
     };
     tokio::select! {
@@ -61,7 +59,7 @@ async fn make_again(connection: &Connection, stream: &str, name: &str) -> bool {
             tracing::debug!(right, "cannot create the consumer");
             false
         }
-        created = create_consumer(connection, stream, file) => match created {
+        created = wanted.create(connection) => match created {
             Ok(()) => {
                 tracing::warn!(consumer = name, "the durable consumer was deleted, and is made again");
                 true

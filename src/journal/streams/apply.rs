@@ -8,9 +8,10 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use super::{
-    CONSUMER_FILES, Difference, EVENTS, LEASES, STREAMS, WITH_DISPENSABLE_CONSUMERS, api,
+    Difference, EVENTS, LEASES, STREAMS, api,
     choices::{Choice, with_choices},
-    consumer_differences, create_consumer, differences, durable_name, restoring,
+    consumers::{self, WantedConsumer},
+    differences, restoring,
 };
 use crate::journal::{connection::Connection, form};
 
@@ -90,26 +91,26 @@ pub async fn apply(
     }
     // The log is complete now, so an interrupted restore no longer matters.
     restoring::end(connection).await?;
-    for (stream, file) in CONSUMER_FILES {
-        let differences = consumer_differences(connection, stream, file).await?;
+    let wanted = consumers::all()?;
+    for consumer in &wanted {
+        let differences = consumer.differences(connection).await?;
         let is_missing = differences.iter().any(|one| one.setting.is_empty());
-        let differs_and_has_no_position = WITH_DISPENSABLE_CONSUMERS.contains(&stream) && !differences.is_empty();
+        let differs_and_has_no_position = consumer.is_dispensable() && !differences.is_empty();
         if differs_and_has_no_position && !is_missing {
             // Such a consumer is reset before each use, so it may be replaced. Some of its settings, such as the acknowledgement policy,
             // cannot be changed.
-            let what = format!("CONSUMER.DELETE.{stream}.{}", durable_name(file)?);
+            let what = format!("CONSUMER.DELETE.{}.{}", consumer.stream, consumer.name);
             api::ask(connection, &what, &Value::Null, api::ANSWER).await?;
         }
         if is_missing || differs_and_has_no_position || differences.iter().any(|one| one.dangerous) {
-            create_consumer(connection, stream, file).await?;
+            consumer.create(connection).await?;
         }
     }
     for (name, replicas) in changed {
         until_current(connection, name, &format!("STREAM.INFO.{name}"), replicas, &say).await?;
-        for (_, file) in CONSUMER_FILES.iter().filter(|(stream, _)| *stream == name) {
-            let consumer = durable_name(file)?;
+        for WantedConsumer { name: consumer, .. } in wanted.iter().filter(|wanted| wanted.stream == name) {
             let what = format!("CONSUMER.INFO.{name}.{consumer}");
-            until_current(connection, &consumer, &what, replicas, &say).await?;
+            until_current(connection, consumer, &what, replicas, &say).await?;
         }
     }
     differences(connection).await
