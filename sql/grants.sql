@@ -23,6 +23,6 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON hub.skipped_events TO {role};
 -- What it notes where the event log went back, is another one, or forgot events.
 GRANT SELECT, INSERT ON hub.log_eras, hub.lost_skipped_events TO {role};
 GRANT SELECT, INSERT, UPDATE ON hub.log_gaps TO {role};
--- The orders as an operator sees them, and which version made those rows.
-GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON hub.orders TO {role};
+-- The tables of its own that follow from the event log (hub.orders), and which version made their rows.
+GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON {own_tables} TO {role};
 GRANT SELECT, INSERT, UPDATE ON hub.projections TO {role};

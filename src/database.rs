@@ -41,113 +41,26 @@ const FOR_WHOLE_TABLES: &str = "RESET enable_seqscan; RESET enable_hashjoin; RES
 /// compile it: some 100 ms of CPU for a statement of one.
 const NO_COMPILATION: &str = "SET jit = off";
 
-/// The statements, one a file of `sql/queries`; a few consist of several. A test prepares each of them.
+/// The statements: a constant for each file of `sql/queries`, by its name, which the build script lists. A test prepares each of them.
 pub mod query {
-    /// Declares each statement with its file, or its files, and the list of all.
-    macro_rules! statements {
-        ($($(#[$doc:meta])+ $name:ident = $($file:literal)+;)+) => {
-            $($(#[$doc])+ pub const $name: &str = concat!($(include_str!(concat!("../sql/queries/", $file, ".sql"))),+);)+
+    include!(concat!(env!("OUT_DIR"), "/queries.rs"));
 
-            /// All of them.
-            pub const ALL: &[&str] = &[$($name),+];
-        };
+    /// A statement of several files of `sql/queries/orders`.
+    macro_rules! of_orders {
+        ($($file:literal),+) => { concat!($(include_str!(concat!("../sql/queries/orders/", $file, ".sql"))),+) };
     }
 
-    statements! {
-        /// Branches by provider, merchant and store.
-        BRANCHES = "branches";
-        /// Whether those have changed.
-        BRANCHES_VERSION = "branches_version";
-        /// The branches and companies that have an order of a number.
-        BRANCH_OF_ORDER = "branch_of_order";
-        /// Whether a branch has an order of a number.
-        ORDER_OF_BRANCH = "order_of_branch";
-        /// How a provider knows a branch, active or not.
-        BRANCH_OF_PUSH = "branch_of_push";
-        /// The position of a projection.
-        POSITION = "position";
-        /// A provider's row, made where it is missing.
-        ENSURE_PROVIDER = "ensure_provider";
-        /// Ids of providers by code.
-        PROVIDERS = "providers";
-        /// The writer of the tables, and their position.
-        READ_CURSOR = "read_cursor";
-        /// Makes an instance the writer.
-        CLAIM_CURSOR = "claim_cursor";
-        /// Lets another one be the writer.
-        RELEASE_CURSOR = "release_cursor";
-        /// The position of the tables, locked.
-        LOCK_CURSOR = "lock_cursor";
-        /// How far the tables are, and on which log.
-        CURSOR_AND_LOG = "cursor_and_log";
-        /// The same, locked.
-        LOCK_CURSOR_OF_ANY = "lock_cursor_of_any";
-        /// Moves the position.
-        MOVE_CURSOR = "move_cursor";
-        /// How far the projections of the hub's own are.
-        OWN_PROJECTIONS = "own_projections";
-        /// Which version made one, up to where.
-        READ_PROJECTION = "read_projection";
-        /// One is made from the beginning.
-        BEGIN_PROJECTION = "begin_projection";
-        /// Moves one that is behind.
-        MOVE_PROJECTION = "move_projection";
-        /// The rows of one were replaced.
-        REPLACE_PROJECTION = "replace_projection";
-        /// All go back to where an era begins.
-        ERA_OF_PROJECTIONS = "era_of_projections";
-        /// Reads the rows of orders in `hub.orders`.
-        KNOWN_ORDERS = "known_orders";
-        /// Rows of `hub.orders`.
-        PUT_ORDERS = "put_orders";
-        /// Orders for people, the newest first (`$1` to `$10`: which; `$11` and `$12`: the last one of the page before; `$13`: how many).
-        ORDERS_NEWEST = "orders_columns" "orders_filter" "orders_newest";
-        /// Orders that have not arrived, those that wait longest first; with the same parameters.
-        ORDERS_WAITING_LONGEST = "orders_columns" "orders_filter" "orders_waiting_longest";
-        /// How many there are (`$1` to `$10`: which; `$11`: how many are counted at most).
-        ORDERS_COUNTED = "orders_counted" "orders_filter" "orders_counted_up_to";
-        /// How far the tables are and whether an instance writes them, for people.
-        TABLES_STATUS = "tables_status";
-        /// Reads the rows of webhooks.
-        KNOWN_WEBHOOK_LOGS = "known_webhook_logs";
-        /// New rows of `webhook_logs`.
-        INSERT_WEBHOOK_LOGS = "insert_webhook_logs";
-        /// Their results.
-        UPDATE_WEBHOOK_LOGS = "update_webhook_logs";
-        /// New rows of `delivery_error_logs`.
-        INSERT_ERROR_LOGS = "insert_error_logs";
-        /// Errors that were overcome.
-        RESOLVE_ERROR_LOGS = "resolve_error_logs";
-        /// The same, of what has no webhook.
-        RESOLVE_PUSH_ERRORS = "resolve_push_errors";
-        /// Reads the rows of orders.
-        KNOWN_ORDER_LOGS = "known_order_logs";
-        /// Rows of `provider_order_logs`.
-        INSERT_ORDER_LOGS = "insert_order_logs";
-        /// Status changes in `provider_order_logs`.
-        UPDATE_ORDER_LOGS = "update_order_logs";
-        /// Events that have no rows yet.
-        SKIPPED_EVENTS = "skipped_events";
-        /// Notes an event that has no rows.
-        SKIP_EVENT = "skip_event";
-        /// It has them now.
-        UNSKIP_EVENT = "unskip_event";
-        /// A step of deleting old rows of `webhook_logs`.
-        RETAIN_WEBHOOK_LOGS = "retain_webhook_logs";
-        /// The same of `delivery_error_logs`.
-        RETAIN_ERROR_LOGS = "retain_delivery_error_logs";
-        /// The same of `provider_order_logs`.
-        RETAIN_ORDER_LOGS = "retain_provider_order_logs";
-        /// The same of `hub.orders`.
-        RETAIN_ORDERS = "retain_orders";
-        /// Deletes old notes of events that have no rows.
-        RETAIN_SKIPPED_EVENTS = "retain_skipped_events";
-        /// The log is another one.
-        BEGIN_ERA = "begin_era";
-        /// How often it was.
-        LAST_ERA = "last_era";
-        /// Events that the log forgot before they had rows.
-        NOTE_GAP = "note_gap";
+    /// Orders for people, the newest first (`$1` to `$10`: which; `$11` and `$12`: the last one of the page before; `$13`: how many).
+    pub const ORDERS_NEWEST: &str = of_orders!("columns", "filter", "newest");
+    /// Orders that have not arrived, those that wait longest first; with the same parameters.
+    pub const ORDERS_WAITING_LONGEST: &str = of_orders!("columns", "filter", "waiting_longest");
+    /// How many there are (`$1` to `$10`: which; `$11`: how many are counted at most).
+    pub const ORDERS_COUNTED: &str = of_orders!("counted", "filter", "counted_up_to");
+
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = &'static str> {
+        let of_several_files = [ORDERS_NEWEST, ORDERS_WAITING_LONGEST, ORDERS_COUNTED];
+        OF_ONE_FILE.iter().copied().chain(of_several_files)
     }
 }
 

@@ -122,7 +122,7 @@ async fn the_least_role_does_all_that_a_hub_does() {
 async fn every_statement_is_allowed(settings: &Settings) {
     let settings = config::Database::from_environment(&settings.environment()).unwrap();
     let connection = Database::new(&settings).unwrap().own().await.unwrap();
-    for (number, sql) in query::ALL.iter().enumerate() {
+    for (number, sql) in query::all().enumerate() {
         let parameters = connection.prepare(sql).await.unwrap().params().len();
         let prepare = format!("PREPARE one_{number} AS {sql}");
         connection.batch_execute(&prepare).await.unwrap();

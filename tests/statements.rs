@@ -19,7 +19,7 @@ async fn database() -> (Database, crate::harness::servers::Database) {
 async fn all_can_be_prepared() {
     let (database, _own) = database().await;
     let connection = database.connect().await.unwrap();
-    for sql in query::ALL {
+    for sql in query::all() {
         if let Err(error) = connection.prepare(sql).await {
             panic!("{error:?} in\n{sql}");
         }

@@ -1,4 +1,4 @@
--- Makes somebody ($2) the writer of a projection ($1) for so many seconds ($3), or lets them stay it; no row where another
+-- Makes an instance ($2) the writer of a projection ($1) for so many seconds ($3), or lets it stay the writer; no row where another
 -- one is. The server's clock alone counts. Where the writer is inside a transaction this waits for its end.
 INSERT INTO hub.cursors AS c (name, position, moved_at, holder, held_until)
 VALUES ($1, 0, now(), $2, clock_timestamp() + make_interval(secs => $3::double precision))

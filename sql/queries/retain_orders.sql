@@ -1,5 +1,5 @@
 -- A step of deleting orders of which nothing is left to deliver: of the next rows ($2 at most) behind a key ($1, as the step before said
--- it) those that did not change for so many seconds ($3). Rows that somebody holds are left for the next time.
+-- it) those that did not change for so many seconds ($3). Rows that another session locks are left for the next time.
 WITH step AS MATERIALIZED (
     SELECT t.external_order_id, t.provider, t.id, t.first_at,
         t.undelivered_since IS NULL AND t.last_at < now() - make_interval(secs => $3::double precision) AS goes

@@ -1,6 +1,6 @@
 -- A step of deleting orders that ended, or of which nothing was heard for 30 days (many providers send no last word): of the next rows
--- ($2 at most) behind an id ($1) those that did not change for so many seconds ($3). Rows that somebody holds are left for the next
--- time.
+-- ($2 at most) behind an id ($1) those that did not change for so many seconds ($3). Rows that another session locks are left for the
+-- next time.
 WITH step AS MATERIALIZED (
     SELECT t.id, t.created_at,
         t.updated_at < (now() AT TIME ZONE 'UTC') - make_interval(secs => $3::double precision)

@@ -3,14 +3,15 @@
 //! PostgreSQL itself says "permission denied for table x", without the missing right, and one table at a time. So the texts
 //! of the grants are read as the list of required rights, and PostgreSQL is asked for each of them.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use super::{
     Connection, Error,
     names::{Names, identifier},
+    query,
 };
 
-/// The grants that every hub needs.
+/// The grants that every hub needs, with `{own_tables}` for the tables of the hub's own that statements insert into.
 const GRANTS: &str = include_str!("../../sql/grants.sql");
 /// The grants that a hub also needs to delete old rows.
 const RETENTION: &str = include_str!("../../sql/grants_retention.sql");
@@ -34,7 +35,7 @@ struct Right {
 
 /// The statements that grant a role what it needs, with this installation's names.
 pub fn script(names: &Names, database: &str, role: &str, with_retention: bool) -> String {
-    let mut script = GRANTS.to_owned();
+    let mut script = grants();
     if with_retention {
         script.push('\n');
         script.push_str(RETENTION);
@@ -43,6 +44,15 @@ pub fn script(names: &Names, database: &str, role: &str, with_retention: bool) -
     let text = names.fill(&script).into_owned();
     text.replace("{database}", &identifier(database))
         .replace("{role}", &identifier(role))
+}
+
+fn grants() -> String {
+    let into = |sql: &'static str| sql.split_once("INSERT INTO {own}.")?.1.split_whitespace().next();
+    let tables: BTreeSet<_> = query::all()
+        .filter_map(into)
+        .map(|table| format!("hub.{table}"))
+        .collect();
+    GRANTS.replace("{own_tables}", &Vec::from_iter(tables).join(", "))
 }
 
 /// Rights that a role does not have.
@@ -143,7 +153,8 @@ fn always(names: &Names) -> Vec<Right> {
     let is_seldom = |right: &Right| right.privilege == SELDOM.0 && right.on.ends_with(SELDOM.1);
     let is_of_versions = |right: &Right| right.column.as_deref().is_some_and(|column| VERSIONS.contains(&column));
     let is_needed = |right: &Right| !is_seldom(right) && !is_of_versions(right);
-    let text = names.fill(GRANTS);
+    let grants = grants();
+    let text = names.fill(&grants);
     text.lines().flat_map(rights).filter(is_needed).collect()
 }
 
@@ -216,9 +227,10 @@ mod tests {
         has("UPDATE", "\"shop\".provider_order_logs", None);
         has("SELECT", "\"shop\".branch_delivery_configs", Some("settings"));
         has("SELECT", "hub.migrations", None);
+        has("TRUNCATE", "hub.orders", None);
         has("DELETE", "\"shop\".webhook_logs", None);
         // Every line with GRANT is parsed.
-        for line in GRANTS
+        for line in grants()
             .lines()
             .chain(RETENTION.lines())
             .filter(|line| line.starts_with("GRANT"))

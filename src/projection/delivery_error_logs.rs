@@ -39,11 +39,12 @@ static TABLE: Table = Table {
             "updated_at",
         ],
     )),
+    same_order: None,
     retention: Some(RowRetention {
         kept: |kept| kept.delivery_error_logs,
         changed: "updated_at",
         ended: Some("is_resolved"),
-        delete: query::RETAIN_ERROR_LOGS,
+        delete: query::RETAIN_DELIVERY_ERROR_LOGS,
     }),
 };
 

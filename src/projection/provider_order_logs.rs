@@ -34,11 +34,12 @@ static TABLE: Table = Table {
     provider: "provider_id",
     insert: query::INSERT_ORDER_LOGS,
     by_people: None,
+    same_order: Some(|| "l.provider_id = s.provider_id AND l.order_id = s.order_id".to_owned()),
     retention: Some(RowRetention {
         kept: |kept| kept.provider_order_logs,
         changed: "updated_at",
         ended: None,
-        delete: query::RETAIN_ORDER_LOGS,
+        delete: query::RETAIN_PROVIDER_ORDER_LOGS,
     }),
 };
 

@@ -12,7 +12,7 @@
 //! schema, so that no empty tables are written beside the platform's. `hub.platform` holds the schema that the bookkeeping is
 //! about.
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 use anyhow::Context as _;
 use sha2::{Digest, Sha256};
@@ -41,38 +41,11 @@ const PLATFORM: [&str; 6] = [
     "provider_order_logs",
 ];
 
-/// A file of `sql/migrations`.
-macro_rules! migration {
-    ($name:literal) => {
-        Migration {
-            name: $name,
-            sql: include_str!(concat!("../../sql/migrations/", $name, ".sql")),
-            known_as: None,
-            unless: &[],
-        }
-    };
-}
-
-/// All of them, in the order of their names.
-static MIGRATIONS: [Migration; 8] = [
-    Migration {
-        // Later its indexes moved to `indexes`, and a table got a fill factor.
-        known_as: Some("5ce4c3c9495dd8c1e89a5fc6c85e3b1b760e7b2790005a620190a4aee4b43631"),
-        unless: &PLATFORM,
-        ..migration!("0001_platform")
-    },
-    migration!("0002_hub"),
-    Migration {
-        // Later its index moved to `indexes`.
-        known_as: Some("c1d824d895fc3e06d4ba4d198ddf1a7ec2b25e1ee7e558e761fd4a884702b4c7"),
-        ..migration!("0003_push")
-    },
-    migration!("0004_writer"),
-    migration!("0005_log"),
-    migration!("0007_platform_schema"),
-    migration!("0008_orders"),
-    migration!("0009_orders_indexes"),
-];
+/// All of them, in the order of their names: the files of `sql/migrations`, which the build script lists.
+static MIGRATIONS: LazyLock<Vec<Migration>> = LazyLock::new(|| {
+    let files: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/migrations.rs"));
+    files.iter().map(|&(name, sql)| Migration::new(name, sql)).collect()
+});
 /// Those of [`MIGRATIONS`], in their order, that versions without them cannot work with. The text of such a one must also take the
 /// tables from an older version that writes them: `UPDATE hub.cursors SET holder = 'migration', held_until = clock_timestamp() +
 /// interval '5 s'`. That one then finds another holder, looks at the schema before it takes them again, and refuses.
@@ -92,6 +65,21 @@ const LOCK_POLL: Duration = Duration::from_millis(100);
 const TABLE_LOCK: Duration = Duration::from_secs(1);
 
 impl Migration {
+    fn new(name: &'static str, sql: &'static str) -> Self {
+        Self {
+            name,
+            sql,
+            known_as: match name {
+                // Later its indexes moved to `indexes`, and a table got a fill factor.
+                "0001_platform" => Some("5ce4c3c9495dd8c1e89a5fc6c85e3b1b760e7b2790005a620190a4aee4b43631"),
+                // Later its index moved to `indexes`.
+                "0003_push" => Some("c1d824d895fc3e06d4ba4d198ddf1a7ec2b25e1ee7e558e761fd4a884702b4c7"),
+                _ => None,
+            },
+            unless: if name == "0001_platform" { &PLATFORM } else { &[] },
+        }
+    }
+
     fn checksum(&self) -> String {
         self.known_as
             .map_or_else(|| hex::encode(Sha256::digest(self.sql)), str::to_owned)
@@ -200,7 +188,7 @@ fn judge(applied: &[Applied]) -> anyhow::Result<Vec<&'static Migration>> {
         }
     }
     let mut pending = Vec::new();
-    for migration in &MIGRATIONS {
+    for migration in MIGRATIONS.iter() {
         match applied.iter().find(|one| one.name == migration.name) {
             Some(one) if one.checksum == migration.checksum() => {}
             Some(_) => {
@@ -403,7 +391,12 @@ mod tests {
     /// `compatible_from` depends on the order of the names.
     #[test]
     fn migrations_are_in_the_order_of_their_names() {
-        assert!(MIGRATIONS.is_sorted_by(|one, next| one.name < next.name));
+        let names: Vec<_> = MIGRATIONS.iter().map(|one| one.name).collect();
+        assert!(
+            names.starts_with(&["0001_platform", "0002_hub", "0003_push"]),
+            "{names:?}"
+        );
+        assert!(names.is_sorted_by(|one, next| one < next), "{names:?}");
         assert!(
             BREAKING
                 .iter()

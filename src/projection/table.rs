@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::{orders::SAME_ORDER_FOR, webhook_logs};
+use super::webhook_logs;
 use crate::{
     config::Retention,
     database::names::{Names, identifier},
@@ -31,6 +31,9 @@ pub(crate) struct Table {
     pub(super) insert: &'static str,
     /// The columns that people write, if there are any.
     pub(super) by_people: Option<ByPeople>,
+    /// The condition under which a made row (`s`) and a live one (`l`) with another key are of one order, as the live path finds the
+    /// order of an event; none where a row is of one event.
+    pub(super) same_order: Option<fn() -> String>,
     /// Which rows the hub deletes; none if it deletes none.
     pub(super) retention: Option<RowRetention>,
 }
@@ -151,25 +154,10 @@ impl Table {
         same.join(" AND ")
     }
 
-    /// The condition under which a made row (`s`) and a live one (`l`) with another key are of one order, as the live path finds the
-    /// order of an event; none where a row is of one event.
-    fn is_same_order(&self) -> Option<String> {
-        match self.name {
-            "provider_order_logs" => Some("l.provider_id = s.provider_id AND l.order_id = s.order_id".to_owned()),
-            "hub.orders" => Some(format!(
-                "l.external_order_id = s.external_order_id AND l.provider = s.provider
-                 AND (l.branch_id = s.branch_id OR l.branch_id IS NULL OR s.branch_id IS NULL)
-                 AND s.first_at - l.first_at BETWEEN -interval '{0} seconds' AND interval '{0} seconds'",
-                SAME_ORDER_FOR.num_seconds()
-            )),
-            _ => None,
-        }
-    }
-
     /// Which rows of the made table (`s`) are of an order that has a row of an earlier log in the live table: the hub went on with that
     /// row when the order came again. `of_others`: which live rows (`l`) are not the log's.
     pub(super) fn goes_on(&self, live: &str, made: &str, of_others: &str) -> String {
-        let Some(is_same) = self.is_same_order() else {
+        let Some(is_same) = self.same_order.map(|condition| condition()) else {
             return "false".to_owned();
         };
         format!(

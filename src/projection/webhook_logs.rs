@@ -33,6 +33,7 @@ pub(super) static TABLE: Table = Table {
     provider: "provider_id",
     insert: query::INSERT_WEBHOOK_LOGS,
     by_people: None,
+    same_order: None,
     retention: Some(RowRetention {
         kept: |kept| kept.webhook_logs,
         changed: "updated_at",

@@ -12,8 +12,7 @@ use chrono::{DateTime, Utc};
 use futures_util::future::BoxFuture;
 use tokio_postgres::types::ToSql;
 
-use self::row::Row;
-pub(super) use self::row::SAME_ORDER_FOR;
+use self::row::{Row, SAME_ORDER_FOR};
 use super::{
     Projection,
     batch::Batch,
@@ -35,6 +34,14 @@ static TABLE: Table = Table {
     provider: "provider",
     insert: query::PUT_ORDERS,
     by_people: None,
+    same_order: Some(|| {
+        format!(
+            "l.external_order_id = s.external_order_id AND l.provider = s.provider
+             AND (l.branch_id = s.branch_id OR l.branch_id IS NULL OR s.branch_id IS NULL)
+             AND s.first_at - l.first_at BETWEEN -interval '{0} seconds' AND interval '{0} seconds'",
+            SAME_ORDER_FOR.num_seconds()
+        )
+    }),
     retention: Some(RowRetention {
         kept: |kept| kept.orders,
         changed: "last_at",
