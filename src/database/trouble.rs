@@ -1,71 +1,40 @@
 //! Classes of PostgreSQL errors: few, each with a different remedy. Pure.
 
 use super::Error;
+use crate::text::words;
 
-/// A class of errors; label `class` of `database_trouble` and `database_errors_total`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Class {
-    /// No connection: it is away, starts or goes down, or the connection broke.
-    NoConnection,
-    /// It refused user, password or certificate.
-    RefusedLogin,
-    /// It takes no writes: a standby, or `default_transaction_read_only`.
-    ReadOnly,
-    /// Its disk is full.
-    NoSpace,
-    /// A statement took too long: the server is overloaded, or another session holds a lock.
-    TimeLimit,
-    /// A lock could not be had, or two transactions waited for each other.
-    Lock,
-    /// It has no connection left for the hub.
-    TooManyConnections,
-    /// The hub's role may not do something.
-    MissingRight,
-    /// A table or a column is missing, or is another than expected.
-    Schema,
-    /// A pooler hands sessions to several clients.
-    Pooler,
-    /// It is not PostgreSQL: the event log could not be read.
-    Log,
-    /// Anything else.
-    Other,
+words! {
+    /// A class of errors; label `class` of `database_trouble` and `database_errors_total`.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+    pub enum Class {
+        /// No connection: it is away, starts or goes down, or the connection broke.
+        NoConnection = "no_connection",
+        /// It refused user, password or certificate.
+        RefusedLogin = "refused_login",
+        /// It takes no writes: a standby, or `default_transaction_read_only`.
+        ReadOnly = "read_only",
+        /// Its disk is full.
+        NoSpace = "no_space",
+        /// A statement took too long: the server is overloaded, or another session holds a lock.
+        TimeLimit = "time_limit",
+        /// A lock could not be had, or two transactions waited for each other.
+        Lock = "lock",
+        /// It has no connection left for the hub.
+        TooManyConnections = "too_many_connections",
+        /// The hub's role may not do something.
+        MissingRight = "missing_right",
+        /// A table or a column is missing, or is another than expected.
+        Schema = "schema",
+        /// A pooler hands sessions to several clients.
+        Pooler = "pooler",
+        /// It is not PostgreSQL: the event log could not be read.
+        Log = "log",
+        /// Anything else.
+        Other = "other",
+    }
 }
 
 impl Class {
-    /// All of them.
-    pub const ALL: [Self; 12] = [
-        Self::NoConnection,
-        Self::RefusedLogin,
-        Self::ReadOnly,
-        Self::NoSpace,
-        Self::TimeLimit,
-        Self::Lock,
-        Self::TooManyConnections,
-        Self::MissingRight,
-        Self::Schema,
-        Self::Pooler,
-        Self::Log,
-        Self::Other,
-    ];
-
-    /// As a label.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::NoConnection => "no_connection",
-            Self::RefusedLogin => "refused_login",
-            Self::ReadOnly => "read_only",
-            Self::NoSpace => "no_space",
-            Self::TimeLimit => "time_limit",
-            Self::Lock => "lock",
-            Self::TooManyConnections => "too_many_connections",
-            Self::MissingRight => "missing_right",
-            Self::Schema => "schema",
-            Self::Pooler => "pooler",
-            Self::Log => "log",
-            Self::Other => "other",
-        }
-    }
-
     /// Of an error on the way from the log into the tables.
     pub fn of(error: &anyhow::Error) -> Self {
         match error.downcast_ref::<Error>() {

@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::push::ReasonCode;
+use crate::text::words;
 
 /// Replaces an order's id in the events about a branch's items, so that those of one branch follow one another.
 pub fn items_subject(branch: &str) -> String {
@@ -21,26 +22,15 @@ pub fn store_subject(branch: &str) -> String {
     format!("store:{branch}")
 }
 
-/// What can be ordered, or not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EntryKind {
-    /// An item of the menu.
-    Item,
-    /// An option of a group.
-    Option,
-}
-
-impl EntryKind {
-    /// Every kind.
-    pub const ALL: [Self; 2] = [Self::Item, Self::Option];
-
-    /// As it stands in events and provider files.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Item => "item",
-            Self::Option => "option",
-        }
+words! {
+    /// What can be ordered, or not.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum EntryKind {
+        /// An item of the menu.
+        Item = "item",
+        /// An option of a group.
+        Option = "option",
     }
 }
 
@@ -147,34 +137,17 @@ const fn is_zero(count: &usize) -> bool {
     *count == 0
 }
 
-/// Whether a branch takes orders.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StoreState {
-    /// As usual.
-    Open,
-    /// It does, and needs longer.
-    Busy,
-    /// It does not.
-    Paused,
-}
-
-impl StoreState {
-    /// Every state.
-    pub const ALL: [Self; 3] = [Self::Open, Self::Busy, Self::Paused];
-
-    /// As it stands in requests, events and provider files.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Open => "open",
-            Self::Busy => "busy",
-            Self::Paused => "paused",
-        }
-    }
-
-    /// Reads one back.
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|one| one.as_str() == text)
+words! {
+    /// Whether a branch takes orders.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum StoreState {
+        /// As usual.
+        Open = "open",
+        /// It does, and needs longer.
+        Busy = "busy",
+        /// It does not.
+        Paused = "paused",
     }
 }
 
@@ -227,7 +200,7 @@ mod tests {
     #[test]
     fn words_and_places_read_back() {
         for state in StoreState::ALL {
-            assert_eq!(StoreState::parse(state.as_str()), Some(state));
+            assert_eq!(StoreState::from_word(state.as_str()), Some(state));
             assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
         }
         for kind in EntryKind::ALL {

@@ -2,154 +2,84 @@
 
 use std::{fmt, str::FromStr};
 
-/// The type of an event. The text form is the `ce-type`; its first word names the subject's root, except that events about a branch's items
-/// and its state have subjects beside those of its menus, for which rights exist.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum EventType {
-    /// A provider's request, verified, byte for byte.
-    WebhookReceived,
-    /// The body for the backend, ready to be forwarded.
-    OrderTransformed,
-    /// Nothing to do: a duplicate, a test order, an unwanted event.
-    OrderIgnored,
-    /// It can never be forwarded as it is; no retry.
-    OrderRejected,
-    /// One attempt failed; another one follows.
-    OrderForwardFailed,
-    /// The backend has it.
-    OrderForwarded,
-    /// Given up on, with the last answer; a person may send it again.
-    OrderDeadLettered,
-    /// A retry of a dead letter was requested.
-    OrderRetryRequested,
-    /// A webhook only refers to its order: the order has to be fetched from the provider.
-    OrderFetchRequested,
-    /// One attempt to fetch it failed; another one follows, or a dead letter.
-    OrderFetchFailed,
-    /// The provider's document, byte for byte.
-    OrderFetched,
-    /// A status is to be sent to the provider.
-    OrderStatusRequested,
-    /// One attempt to send it failed; another one follows, or a dead letter.
-    OrderStatusPushFailed,
-    /// The status was sent to the provider, or the provider takes none.
-    OrderStatusPushed,
-    /// The provider is to get a menu.
-    MenuSyncRequested,
-    /// The provider took a menu and will say later what it makes of it.
-    MenuSyncAccepted,
-    /// A webhook in which it says so.
-    MenuSyncReported,
-    /// One attempt failed, or the provider refused the menu.
-    MenuSyncFailed,
-    /// The provider has the menu.
-    MenuSynced,
-    /// The provider is to be sent which items can be ordered.
-    ItemsRequested,
-    /// The provider has answered about some of them.
-    ItemsProgressed,
-    /// One attempt failed; another one follows, or a dead letter.
-    ItemsPushFailed,
-    /// The provider has answered about all of them.
-    ItemsPushed,
-    /// The provider is to be sent whether a branch takes orders.
-    StoreRequested,
-    /// One attempt failed; another one follows, or a dead letter.
-    StorePushFailed,
-    /// The provider has the branch's state.
-    StorePushed,
-    /// An operator of the hub did something: once before the act, once with its result.
-    OperatorActed,
-    /// An operator started a job: retries of all dead letters that match a filter.
-    JobStarted,
-    /// How far a job is.
-    JobProgressed,
-    /// An operator stopped a job.
-    JobStopped,
-    /// An operator resumed a job.
-    JobResumed,
-    /// A job ended.
-    JobEnded,
+use crate::text::words;
+
+words! {
+    /// The type of an event. The text form is the `ce-type`; its first word names the subject's root, except that events about a branch's items
+    /// and its state have subjects beside those of its menus, for which rights exist.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+    pub enum EventType {
+        /// A provider's request, verified, byte for byte.
+        WebhookReceived = "webhook.received",
+        /// The body for the backend, ready to be forwarded.
+        OrderTransformed = "order.transformed",
+        /// Nothing to do: a duplicate, a test order, an unwanted event.
+        OrderIgnored = "order.ignored",
+        /// It can never be forwarded as it is; no retry.
+        OrderRejected = "order.rejected",
+        /// One attempt failed; another one follows.
+        OrderForwardFailed = "order.forward_failed",
+        /// The backend has it.
+        OrderForwarded = "order.forwarded",
+        /// Given up on, with the last answer; a person may send it again.
+        OrderDeadLettered = "order.dead_lettered",
+        /// A retry of a dead letter was requested.
+        OrderRetryRequested = "order.retry_requested",
+        /// A webhook only refers to its order: the order has to be fetched from the provider.
+        OrderFetchRequested = "order.fetch_requested",
+        /// One attempt to fetch it failed; another one follows, or a dead letter.
+        OrderFetchFailed = "order.fetch_failed",
+        /// The provider's document, byte for byte.
+        OrderFetched = "order.fetched",
+        /// A status is to be sent to the provider.
+        OrderStatusRequested = "order.status_requested",
+        /// One attempt to send it failed; another one follows, or a dead letter.
+        OrderStatusPushFailed = "order.status_push_failed",
+        /// The status was sent to the provider, or the provider takes none.
+        OrderStatusPushed = "order.status_pushed",
+        /// The provider is to get a menu.
+        MenuSyncRequested = "menu.sync_requested",
+        /// The provider took a menu and will say later what it makes of it.
+        MenuSyncAccepted = "menu.sync_accepted",
+        /// A webhook in which it says so.
+        MenuSyncReported = "menu.sync_reported",
+        /// One attempt failed, or the provider refused the menu.
+        MenuSyncFailed = "menu.sync_failed",
+        /// The provider has the menu.
+        MenuSynced = "menu.synced",
+        /// The provider is to be sent which items can be ordered.
+        ItemsRequested = "items.availability_requested",
+        /// The provider has answered about some of them.
+        ItemsProgressed = "items.availability_progressed",
+        /// One attempt failed; another one follows, or a dead letter.
+        ItemsPushFailed = "items.availability_push_failed",
+        /// The provider has answered about all of them.
+        ItemsPushed = "items.availability_pushed",
+        /// The provider is to be sent whether a branch takes orders.
+        StoreRequested = "store.state_requested",
+        /// One attempt failed; another one follows, or a dead letter.
+        StorePushFailed = "store.state_push_failed",
+        /// The provider has the branch's state.
+        StorePushed = "store.state_pushed",
+        /// An operator of the hub did something: once before the act, once with its result.
+        OperatorActed = "operator.acted",
+        /// An operator started a job: retries of all dead letters that match a filter.
+        JobStarted = "operator.job_started",
+        /// How far a job is.
+        JobProgressed = "operator.job_progressed",
+        /// An operator stopped a job.
+        JobStopped = "operator.job_stopped",
+        /// An operator resumed a job.
+        JobResumed = "operator.job_resumed",
+        /// A job ended.
+        JobEnded = "operator.job_ended",
+    }
 }
 
 impl EventType {
-    /// Every type, in the order in which an order meets them.
-    pub const ALL: [Self; 32] = [
-        Self::WebhookReceived,
-        Self::OrderTransformed,
-        Self::OrderIgnored,
-        Self::OrderRejected,
-        Self::OrderForwardFailed,
-        Self::OrderForwarded,
-        Self::OrderDeadLettered,
-        Self::OrderRetryRequested,
-        Self::OrderFetchRequested,
-        Self::OrderFetchFailed,
-        Self::OrderFetched,
-        Self::OrderStatusRequested,
-        Self::OrderStatusPushFailed,
-        Self::OrderStatusPushed,
-        Self::MenuSyncRequested,
-        Self::MenuSyncAccepted,
-        Self::MenuSyncReported,
-        Self::MenuSyncFailed,
-        Self::MenuSynced,
-        Self::ItemsRequested,
-        Self::ItemsProgressed,
-        Self::ItemsPushFailed,
-        Self::ItemsPushed,
-        Self::StoreRequested,
-        Self::StorePushFailed,
-        Self::StorePushed,
-        Self::OperatorActed,
-        Self::JobStarted,
-        Self::JobProgressed,
-        Self::JobStopped,
-        Self::JobResumed,
-        Self::JobEnded,
-    ];
-
     /// Its place in [`Self::ALL`].
     pub const fn place(self) -> usize {
         self as usize
-    }
-
-    /// The `ce-type`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::WebhookReceived => "webhook.received",
-            Self::OrderTransformed => "order.transformed",
-            Self::OrderIgnored => "order.ignored",
-            Self::OrderRejected => "order.rejected",
-            Self::OrderForwardFailed => "order.forward_failed",
-            Self::OrderForwarded => "order.forwarded",
-            Self::OrderDeadLettered => "order.dead_lettered",
-            Self::OrderRetryRequested => "order.retry_requested",
-            Self::OrderFetchRequested => "order.fetch_requested",
-            Self::OrderFetchFailed => "order.fetch_failed",
-            Self::OrderFetched => "order.fetched",
-            Self::OrderStatusRequested => "order.status_requested",
-            Self::OrderStatusPushFailed => "order.status_push_failed",
-            Self::OrderStatusPushed => "order.status_pushed",
-            Self::MenuSyncRequested => "menu.sync_requested",
-            Self::MenuSyncAccepted => "menu.sync_accepted",
-            Self::MenuSyncReported => "menu.sync_reported",
-            Self::MenuSyncFailed => "menu.sync_failed",
-            Self::MenuSynced => "menu.synced",
-            Self::ItemsRequested => "items.availability_requested",
-            Self::ItemsProgressed => "items.availability_progressed",
-            Self::ItemsPushFailed => "items.availability_push_failed",
-            Self::ItemsPushed => "items.availability_pushed",
-            Self::StoreRequested => "store.state_requested",
-            Self::StorePushFailed => "store.state_push_failed",
-            Self::StorePushed => "store.state_pushed",
-            Self::OperatorActed => "operator.acted",
-            Self::JobStarted => "operator.job_started",
-            Self::JobProgressed => "operator.job_progressed",
-            Self::JobStopped => "operator.job_stopped",
-            Self::JobResumed => "operator.job_resumed",
-            Self::JobEnded => "operator.job_ended",
-        }
     }
 
     /// First two tokens of the subject: `orders.forwarded` for `order.forwarded`. What operators do is below `webhooks`, which
@@ -270,10 +200,7 @@ impl FromStr for EventType {
     type Err = UnknownEventType;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL
-            .into_iter()
-            .find(|one| one.as_str() == text)
-            .ok_or_else(|| UnknownEventType(text.to_owned()))
+        Self::from_word(text).ok_or_else(|| UnknownEventType(text.to_owned()))
     }
 }
 

@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{Envelope, EventId, EventType, NewEvent, Recorded, outcome::ErrorReport};
+use crate::text::words;
 
 /// `webhookType` of the backend's requests to send an order's status to its provider.
 pub const STATUS_REQUEST: &str = "status_request";
@@ -26,68 +27,40 @@ pub fn menu_subject(branch: &str) -> String {
     format!("menu:{branch}")
 }
 
-/// A status of an order for its provider, in the hub's own words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PushStatus {
-    /// The restaurant took it.
-    Accepted,
-    /// The restaurant does not take it.
-    Rejected,
-    /// In the kitchen.
-    Preparing,
-    /// Waits for the courier or the customer.
-    Ready,
-    /// On its way.
-    PickedUp,
-    /// With the customer.
-    Delivered,
-    /// Will not happen after all.
-    Cancelled,
-    /// The kitchen needs longer.
-    Delayed,
-    /// The backend has the order. The hub alone asks for it.
-    Received,
-    /// The backend will not have the order, so the provider must tell the restaurant itself. The hub alone asks for it.
-    Lost,
+words! {
+    /// A status of an order for its provider, in the hub's own words.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum PushStatus {
+        /// The restaurant took it.
+        Accepted = "accepted",
+        /// The restaurant does not take it.
+        Rejected = "rejected",
+        /// In the kitchen.
+        Preparing = "preparing",
+        /// Waits for the courier or the customer.
+        Ready = "ready",
+        /// On its way.
+        PickedUp = "picked_up",
+        /// With the customer.
+        Delivered = "delivered",
+        /// Will not happen after all.
+        Cancelled = "cancelled",
+        /// The kitchen needs longer.
+        Delayed = "delayed",
+        /// The backend has the order. The hub alone asks for it.
+        Received = "received",
+        /// The backend will not have the order, so the provider must tell the restaurant itself. The hub alone asks for it.
+        Lost = "lost",
+    }
 }
 
 impl PushStatus {
-    /// Every word, in the order in which an order meets them.
-    pub const ALL: [Self; 10] = [
-        Self::Accepted,
-        Self::Rejected,
-        Self::Preparing,
-        Self::Ready,
-        Self::PickedUp,
-        Self::Delivered,
-        Self::Cancelled,
-        Self::Delayed,
-        Self::Received,
-        Self::Lost,
-    ];
-
     /// Those that the backend may ask for.
     pub fn of_backend() -> impl Iterator<Item = Self> {
         Self::ALL
             .into_iter()
             .filter(|word| !matches!(word, Self::Received | Self::Lost))
-    }
-
-    /// As it stands in requests, events and provider files.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Accepted => "accepted",
-            Self::Rejected => "rejected",
-            Self::Preparing => "preparing",
-            Self::Ready => "ready",
-            Self::PickedUp => "picked_up",
-            Self::Delivered => "delivered",
-            Self::Cancelled => "cancelled",
-            Self::Delayed => "delayed",
-            Self::Received => "received",
-            Self::Lost => "lost",
-        }
     }
 
     /// Reads a word of the backend's, or the one of the platform's `order_status` that means the same.
@@ -101,66 +74,31 @@ impl PushStatus {
     }
 }
 
-/// Why an order is not taken or not made, in the hub's own words. A provider's file says what it calls them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ReasonCode {
-    /// Something that was ordered is not there.
-    OutOfStock,
-    /// The restaurant is closed.
-    Closed,
-    /// The kitchen has too much to do.
-    TooBusy,
-    /// There is no courier for it.
-    NoCourier,
-    /// It cannot be brought there.
-    Address,
-    /// A price, or the menu, is wrong.
-    Menu,
-    /// What the customer asks for cannot be done.
-    Wish,
-    /// The customer asked for it.
-    Customer,
-    /// Something does not work.
-    Technical,
-    /// Anything else.
-    Other,
-}
-
-impl ReasonCode {
-    /// Every code.
-    pub const ALL: [Self; 10] = [
-        Self::OutOfStock,
-        Self::Closed,
-        Self::TooBusy,
-        Self::NoCourier,
-        Self::Address,
-        Self::Menu,
-        Self::Wish,
-        Self::Customer,
-        Self::Technical,
-        Self::Other,
-    ];
-
-    /// As it stands in requests, events and provider files.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::OutOfStock => "out_of_stock",
-            Self::Closed => "closed",
-            Self::TooBusy => "too_busy",
-            Self::NoCourier => "no_courier",
-            Self::Address => "address",
-            Self::Menu => "menu",
-            Self::Wish => "wish",
-            Self::Customer => "customer",
-            Self::Technical => "technical",
-            Self::Other => "other",
-        }
-    }
-
-    /// Reads one back.
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|one| one.as_str() == text)
+words! {
+    /// Why an order is not taken or not made, in the hub's own words. A provider's file says what it calls them.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum ReasonCode {
+        /// Something that was ordered is not there.
+        OutOfStock = "out_of_stock",
+        /// The restaurant is closed.
+        Closed = "closed",
+        /// The kitchen has too much to do.
+        TooBusy = "too_busy",
+        /// There is no courier for it.
+        NoCourier = "no_courier",
+        /// It cannot be brought there.
+        Address = "address",
+        /// A price, or the menu, is wrong.
+        Menu = "menu",
+        /// What the customer asks for cannot be done.
+        Wish = "wish",
+        /// The customer asked for it.
+        Customer = "customer",
+        /// Something does not work.
+        Technical = "technical",
+        /// Anything else.
+        Other = "other",
     }
 }
 
@@ -347,7 +285,7 @@ mod tests {
         }
         assert_eq!(PushStatus::parse("lost"), None, "only the hub says so");
         for code in ReasonCode::ALL {
-            assert_eq!(ReasonCode::parse(code.as_str()), Some(code));
+            assert_eq!(ReasonCode::from_word(code.as_str()), Some(code));
             assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
         }
         assert_eq!(PushStatus::parse("ready_for_pickup"), Some(PushStatus::Ready));

@@ -56,7 +56,7 @@ pub(super) fn required_word<T>(
 /// The code of a reason.
 pub(super) fn reason_code(object: &Object<'_>, faults: &mut Faults) -> Option<ReasonCode> {
     let codes = ReasonCode::ALL.into_iter().map(ReasonCode::as_str);
-    word(&object.get("reasonCode"), ReasonCode::parse, codes, faults)
+    word(&object.get("reasonCode"), ReasonCode::from_word, codes, faults)
 }
 
 /// A text of limited length.

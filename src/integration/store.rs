@@ -55,7 +55,7 @@ fn supported(calls: &[StoreSpec], provider: &str, wanted: &StoreRequested) -> Re
 fn read(body: &[u8]) -> Result<StoreRequested, Vec<Fault>> {
     fields::body(body, |object, faults| {
         let states = StoreState::ALL.into_iter().map(StoreState::as_str);
-        let state = fields::required_word(&object.get("state"), StoreState::parse, states, faults);
+        let state = fields::required_word(&object.get("state"), StoreState::from_word, states, faults);
         let reason = fields::text(object, "reason", MAX_REASON_CHARS, faults);
         let reason_code = fields::reason_code(object, faults);
         let preparation_minutes = fields::minutes(object, 1..=MAX_PREPARATION_MINUTES, faults);

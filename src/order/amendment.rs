@@ -8,6 +8,7 @@ use super::{
     model::{Extra, Line, Pricing},
     money::Money,
 };
+use crate::text::words;
 
 /// What of an order is another by now.
 #[derive(Debug)]
@@ -43,31 +44,18 @@ pub struct AmendedContent {
     pub pricing: Pricing,
 }
 
-/// What was done to an order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AmendmentKind {
-    /// It was picked, and differs from what was ordered.
-    Picked,
-    /// The restaurant or the platform changed it.
-    Adjusted,
-    /// The customer changed it.
-    Edited,
-    /// The customer wants money back.
-    RefundRequested,
-}
-
-impl AmendmentKind {
-    /// Every kind.
-    pub const ALL: [Self; 4] = [Self::Picked, Self::Adjusted, Self::Edited, Self::RefundRequested];
-
-    /// As it stands in the body.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Picked => "picked",
-            Self::Adjusted => "adjusted",
-            Self::Edited => "edited",
-            Self::RefundRequested => "refund_requested",
-        }
+words! {
+    /// What was done to an order.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum AmendmentKind {
+        /// It was picked, and differs from what was ordered.
+        Picked = "picked",
+        /// The restaurant or the platform changed it.
+        Adjusted = "adjusted",
+        /// The customer changed it.
+        Edited = "edited",
+        /// The customer wants money back.
+        RefundRequested = "refund_requested",
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
     money::{Currency, Money},
     status::Status,
 };
-use crate::event::push::PushStatus;
+use crate::{event::push::PushStatus, text::words};
 
 /// An order of any provider.
 #[derive(Debug)]
@@ -70,33 +70,22 @@ pub struct Order {
     pub extra: Extra,
 }
 
-/// Who delivers the order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fulfillment {
-    /// The provider's courier.
-    PlatformCourier,
-    /// The restaurant's own.
-    MerchantCourier,
-    /// The customer fetches it.
-    Pickup,
-    /// The customer eats there.
-    DineIn,
+words! {
+    /// Who delivers the order.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum Fulfillment {
+        /// The provider's courier.
+        PlatformCourier = "platform_courier",
+        /// The restaurant's own.
+        MerchantCourier = "merchant_courier",
+        /// The customer fetches it.
+        Pickup = "pickup",
+        /// The customer eats there.
+        DineIn = "dine_in",
+    }
 }
 
 impl Fulfillment {
-    /// Every kind.
-    pub const ALL: [Self; 4] = [Self::PlatformCourier, Self::MerchantCourier, Self::Pickup, Self::DineIn];
-
-    /// In canonical words.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::PlatformCourier => "platform_courier",
-            Self::MerchantCourier => "merchant_courier",
-            Self::Pickup => "pickup",
-            Self::DineIn => "dine_in",
-        }
-    }
-
     /// The backend's `orderType`.
     pub const fn order_type(self) -> &'static str {
         match self {
@@ -245,50 +234,27 @@ impl TaxMode {
     }
 }
 
-/// Who bears a cost, or hands on a tax.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Party {
-    /// The restaurant.
-    Merchant,
-    /// The delivery platform.
-    Provider,
-    /// Someone else, such as a brand that advertises.
-    ThirdParty,
-}
-
-impl Party {
-    /// Every party.
-    pub const ALL: [Self; 3] = [Self::Merchant, Self::Provider, Self::ThirdParty];
-
-    /// As it stands in the body.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Merchant => "merchant",
-            Self::Provider => "provider",
-            Self::ThirdParty => "third_party",
-        }
+words! {
+    /// Who bears a cost, or hands on a tax.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum Party {
+        /// The restaurant.
+        Merchant = "merchant",
+        /// The delivery platform.
+        Provider = "provider",
+        /// Someone else, such as a brand that advertises.
+        ThirdParty = "third_party",
     }
 }
 
-/// Who gets a tip.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TipReceiver {
-    /// The courier, employed by the platform or by the restaurant.
-    Courier,
-    /// The restaurant.
-    Restaurant,
-}
-
-impl TipReceiver {
-    /// Every receiver.
-    pub const ALL: [Self; 2] = [Self::Courier, Self::Restaurant];
-
-    /// As it stands in the body.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Courier => "courier",
-            Self::Restaurant => "restaurant",
-        }
+words! {
+    /// Who gets a tip.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum TipReceiver {
+        /// The courier, employed by the platform or by the restaurant.
+        Courier = "courier",
+        /// The restaurant.
+        Restaurant = "restaurant",
     }
 }
 
@@ -354,44 +320,22 @@ pub struct Payment {
     pub is_prepaid: bool,
 }
 
-/// Where a courier is: an axis of its own, beside the order's status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CourierState {
-    /// A courier is assigned.
-    Assigned,
-    /// On the way to the restaurant.
-    Coming,
-    /// At the restaurant.
-    Arrived,
-    /// On the way to the customer.
-    PickedUp,
-    /// Was with the customer.
-    Delivered,
-    /// The courier was removed; another one may be assigned.
-    Unassigned,
-}
-
-impl CourierState {
-    /// Every state.
-    pub const ALL: [Self; 6] = [
-        Self::Assigned,
-        Self::Coming,
-        Self::Arrived,
-        Self::PickedUp,
-        Self::Delivered,
-        Self::Unassigned,
-    ];
-
-    /// In canonical words.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Assigned => "assigned",
-            Self::Coming => "coming",
-            Self::Arrived => "arrived",
-            Self::PickedUp => "picked_up",
-            Self::Delivered => "delivered",
-            Self::Unassigned => "unassigned",
-        }
+words! {
+    /// Where a courier is: an axis of its own, beside the order's status.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum CourierState {
+        /// A courier is assigned.
+        Assigned = "assigned",
+        /// On the way to the restaurant.
+        Coming = "coming",
+        /// At the restaurant.
+        Arrived = "arrived",
+        /// On the way to the customer.
+        PickedUp = "picked_up",
+        /// Was with the customer.
+        Delivered = "delivered",
+        /// The courier was removed; another one may be assigned.
+        Unassigned = "unassigned",
     }
 }
 

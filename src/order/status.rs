@@ -3,67 +3,36 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The status of an order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Status {
-    /// Placed, not confirmed yet.
-    Received,
-    /// The restaurant took it.
-    Accepted,
-    /// The restaurant did not.
-    Rejected,
-    /// In the kitchen.
-    Preparing,
-    /// Waits for the courier or the customer.
-    Ready,
-    /// On its way.
-    PickedUp,
-    /// With the customer.
-    Delivered,
-    /// Cancelled.
-    Cancelled,
-    /// It did not work out.
-    Failed,
-    /// Paid back.
-    Refunded,
+use crate::text::words;
+
+words! {
+    /// The status of an order.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    pub enum Status {
+        /// Placed, not confirmed yet.
+        Received = "received",
+        /// The restaurant took it.
+        Accepted = "accepted",
+        /// The restaurant did not.
+        Rejected = "rejected",
+        /// In the kitchen.
+        Preparing = "preparing",
+        /// Waits for the courier or the customer.
+        Ready = "ready",
+        /// On its way.
+        PickedUp = "picked_up",
+        /// With the customer.
+        Delivered = "delivered",
+        /// Cancelled.
+        Cancelled = "cancelled",
+        /// It did not work out.
+        Failed = "failed",
+        /// Paid back.
+        Refunded = "refunded",
+    }
 }
 
 impl Status {
-    /// Every status.
-    pub const ALL: [Self; 10] = [
-        Self::Received,
-        Self::Accepted,
-        Self::Rejected,
-        Self::Preparing,
-        Self::Ready,
-        Self::PickedUp,
-        Self::Delivered,
-        Self::Cancelled,
-        Self::Failed,
-        Self::Refunded,
-    ];
-
-    /// In canonical words.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Received => "received",
-            Self::Accepted => "accepted",
-            Self::Rejected => "rejected",
-            Self::Preparing => "preparing",
-            Self::Ready => "ready",
-            Self::PickedUp => "picked_up",
-            Self::Delivered => "delivered",
-            Self::Cancelled => "cancelled",
-            Self::Failed => "failed",
-            Self::Refunded => "refunded",
-        }
-    }
-
-    /// Reads a canonical word.
-    pub fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|one| one.as_str() == word)
-    }
-
     /// How far an order is that has this status. What has ended is further than all that may still happen to it, and what was
     /// paid back further than that.
     const fn rank(self) -> u8 {
@@ -98,57 +67,26 @@ impl Status {
     }
 }
 
-/// `order_status`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OrderStatus {
-    /// Placed, not confirmed yet.
-    Pending,
-    /// The restaurant took it.
-    Confirmed,
-    /// In the kitchen.
-    Preparing,
-    /// Waits for the courier or the customer.
-    ReadyForPickup,
-    /// On its way.
-    OutForDelivery,
-    /// With the customer.
-    Delivered,
-    /// Will not happen.
-    Cancelled,
-    /// Paid back.
-    Refunded,
-}
-
-impl OrderStatus {
-    /// Every status.
-    pub const ALL: [Self; 8] = [
-        Self::Pending,
-        Self::Confirmed,
-        Self::Preparing,
-        Self::ReadyForPickup,
-        Self::OutForDelivery,
-        Self::Delivered,
-        Self::Cancelled,
-        Self::Refunded,
-    ];
-
-    /// As the database spells it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Confirmed => "confirmed",
-            Self::Preparing => "preparing",
-            Self::ReadyForPickup => "ready_for_pickup",
-            Self::OutForDelivery => "out_for_delivery",
-            Self::Delivered => "delivered",
-            Self::Cancelled => "cancelled",
-            Self::Refunded => "refunded",
-        }
-    }
-
-    /// Reads the database's spelling.
-    pub fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|one| one.as_str() == word)
+words! {
+    /// `order_status`.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum OrderStatus {
+        /// Placed, not confirmed yet.
+        Pending = "pending",
+        /// The restaurant took it.
+        Confirmed = "confirmed",
+        /// In the kitchen.
+        Preparing = "preparing",
+        /// Waits for the courier or the customer.
+        ReadyForPickup = "ready_for_pickup",
+        /// On its way.
+        OutForDelivery = "out_for_delivery",
+        /// With the customer.
+        Delivered = "delivered",
+        /// Will not happen.
+        Cancelled = "cancelled",
+        /// Paid back.
+        Refunded = "refunded",
     }
 }

@@ -218,8 +218,7 @@ pub struct AnswerTable {
 fn fulfillments<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Fulfillment>, D::Error> {
     let words = Vec::<String>::deserialize(deserializer)?;
     let read = |word: String| {
-        let found = Fulfillment::ALL.into_iter().find(|one| one.as_str() == word);
-        found.ok_or_else(|| {
+        Fulfillment::from_word(&word).ok_or_else(|| {
             let all: Vec<_> = Fulfillment::ALL.into_iter().map(Fulfillment::as_str).collect();
             de::Error::custom(format_args!("only_for: expected {}, found {word:?}", all.join(", ")))
         })
