@@ -294,6 +294,23 @@ impl Forward {
     }
 }
 
+/// What an answer shows the breaker.
+fn shown_by(verdict: &AnswerVerdict) -> RequestOutcome {
+    match verdict {
+        // The next instance makes its own observations, and must not inherit failures that this instance's stop caused.
+        AnswerVerdict::Temporary { .. } | AnswerVerdict::Misconfigured(_) if permission::is_over() => {
+            RequestOutcome::Abandoned
+        }
+        // A doubtful answer shows neither a healthy nor a failing backend.
+        AnswerVerdict::Doubtful(_) => RequestOutcome::Abandoned,
+        AnswerVerdict::Accepted(_) | AnswerVerdict::Invalid(_) | AnswerVerdict::UnknownOrder { .. } => {
+            RequestOutcome::Success
+        }
+        AnswerVerdict::Temporary { .. } => RequestOutcome::Failure,
+        AnswerVerdict::Misconfigured(error) => RequestOutcome::Misconfigured(error.message.clone()),
+    }
+}
+
 impl Stage for Forward {
     const INFO: StageInfo = FORWARD;
 
@@ -353,19 +370,7 @@ impl Stage for Forward {
         let (asked, is_trial) = (Instant::now(), pass.is_trial());
         let verdict = self.client.forward(post, &event.envelope, posting).await;
         self.measured.request(verdict.label(), asked.elapsed());
-        pass.record(match &verdict {
-            // The next instance makes its own observations, and must not inherit failures that this instance's stop caused.
-            AnswerVerdict::Temporary { .. } | AnswerVerdict::Misconfigured(_) if permission::is_over() => {
-                RequestOutcome::Abandoned
-            }
-            // A doubtful answer shows neither a healthy nor a failing backend.
-            AnswerVerdict::Doubtful(_) => RequestOutcome::Abandoned,
-            AnswerVerdict::Accepted(_) | AnswerVerdict::Invalid(_) | AnswerVerdict::UnknownOrder { .. } => {
-                RequestOutcome::Success
-            }
-            AnswerVerdict::Temporary { .. } => RequestOutcome::Failure,
-            AnswerVerdict::Misconfigured(error) => RequestOutcome::Misconfigured(error.message.clone()),
-        });
+        pass.record(shown_by(&verdict));
         match verdict {
             AnswerVerdict::Accepted(accepted) => self.accepted(event, request, accepted, summary, plan).await,
             AnswerVerdict::Invalid(error) => match plan {

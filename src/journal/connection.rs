@@ -69,7 +69,7 @@ impl Connection {
         let set_missing_right = Arc::new(set_missing_right);
         let attempts = Attempts::default();
         let (before_attempts, failed_attempts) = (attempts.clone(), attempts.clone());
-        let mut options = ConnectOptions::new()
+        let options = ConnectOptions::new()
             .name(name)
             .custom_inbox_prefix(inbox)
             .retry_on_initial_connect()
@@ -102,33 +102,7 @@ impl Connection {
                     note(&event, &set_up);
                 }
             });
-        if let Some(user) = &settings.user {
-            let password = settings
-                .password
-                .as_ref()
-                .map(|one| one.expose_secret().to_owned())
-                .unwrap_or_default();
-            options = options.user_and_password(user.clone(), password);
-        }
-        if let Some(file) = &settings.credentials_file {
-            let shown = file.display();
-            options = options
-                .credentials_file(file)
-                .await
-                .with_context(|| format!("NATS_CREDS_FILE: cannot read {shown}"))?;
-        }
-        if settings.tls.is_set() {
-            // The client reads the files at each connection, so they may be renewed. An unusable file would look like an
-            // unreachable server, so it is checked here.
-            tls::client(&settings.tls)?;
-            options = options.require_tls(true);
-        }
-        if let Some(file) = &settings.tls.ca {
-            options = options.add_root_certificates(file.clone());
-        }
-        if let Some(files) = &settings.tls.client {
-            options = options.add_client_certificate(files.certificate.clone(), files.key.clone());
-        }
+        let options = with_identity(options, settings).await?;
         let client = options
             .connect(settings.urls.as_slice())
             .await
@@ -228,6 +202,38 @@ impl Connection {
         let mut up = self.up.clone();
         let _ = up.wait_for(|up| !*up).await;
     }
+}
+
+/// The options with the user, and with the files of TLS.
+async fn with_identity(mut options: ConnectOptions, settings: &config::Nats) -> anyhow::Result<ConnectOptions> {
+    if let Some(user) = &settings.user {
+        let password = settings
+            .password
+            .as_ref()
+            .map(|one| one.expose_secret().to_owned())
+            .unwrap_or_default();
+        options = options.user_and_password(user.clone(), password);
+    }
+    if let Some(file) = &settings.credentials_file {
+        let shown = file.display();
+        options = options
+            .credentials_file(file)
+            .await
+            .with_context(|| format!("NATS_CREDS_FILE: cannot read {shown}"))?;
+    }
+    if settings.tls.is_set() {
+        // The client reads the files at each connection, so they may be renewed. An unusable file would look like an
+        // unreachable server, so it is checked here.
+        tls::client(&settings.tls)?;
+        options = options.require_tls(true);
+    }
+    if let Some(file) = &settings.tls.ca {
+        options = options.add_root_certificates(file.clone());
+    }
+    if let Some(files) = &settings.tls.client {
+        options = options.add_client_certificate(files.certificate.clone(), files.key.clone());
+    }
+    Ok(options)
 }
 
 /// The right that the user does not have, where a server says so.

@@ -93,18 +93,7 @@ pub async fn apply(
     restoring::end(connection).await?;
     let wanted = consumers::all()?;
     for consumer in &wanted {
-        let differences = consumer.differences(connection).await?;
-        let is_missing = differences.iter().any(|one| one.setting.is_empty());
-        let differs_and_has_no_position = consumer.is_dispensable() && !differences.is_empty();
-        if differs_and_has_no_position && !is_missing {
-            // Such a consumer is reset before each use, so it may be replaced. Some of its settings, such as the acknowledgement policy,
-            // cannot be changed.
-            let what = format!("CONSUMER.DELETE.{}.{}", consumer.stream, consumer.name);
-            api::ask(connection, &what, &Value::Null, api::ANSWER).await?;
-        }
-        if is_missing || differs_and_has_no_position || differences.iter().any(|one| one.dangerous) {
-            consumer.create(connection).await?;
-        }
+        bring_up_to_date(connection, consumer).await?;
     }
     for (name, replicas) in changed {
         until_current(connection, name, &format!("STREAM.INFO.{name}"), replicas, &say).await?;
@@ -114,6 +103,23 @@ pub async fn apply(
         }
     }
     differences(connection).await
+}
+
+/// Creates a consumer, or changes it where events depend on the difference.
+async fn bring_up_to_date(connection: &Connection, consumer: &WantedConsumer) -> anyhow::Result<()> {
+    let differences = consumer.differences(connection).await?;
+    let is_missing = differences.iter().any(|one| one.setting.is_empty());
+    let differs_and_has_no_position = consumer.is_dispensable() && !differences.is_empty();
+    if differs_and_has_no_position && !is_missing {
+        // Such a consumer is reset before each use, so it may be replaced. Some of its settings, such as the acknowledgement policy,
+        // cannot be changed.
+        let what = format!("CONSUMER.DELETE.{}.{}", consumer.stream, consumer.name);
+        api::ask(connection, &what, &Value::Null, api::ANSWER).await?;
+    }
+    if is_missing || differs_and_has_no_position || differences.iter().any(|one| one.dangerous) {
+        consumer.create(connection).await?;
+    }
+    Ok(())
 }
 
 /// Creates or changes a stream. The servers of a cluster tell each other only every few seconds how much of their store is reserved.

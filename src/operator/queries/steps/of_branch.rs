@@ -1,6 +1,6 @@
 //! The content of events about a branch: its menus, its items and its state.
 
-use super::{StepDetail, read};
+use super::{StepDetail, of_event::read};
 use crate::event::{
     EventType, Recorded,
     branch::{ItemsProgressed, ItemsPushed, ItemsRequested, StorePushed, StoreRequested},
