@@ -205,40 +205,33 @@ fn cut(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use chrono::Utc;
     use serde_json::json;
 
     use super::*;
-    use crate::event::{Envelope, ORDER_CREATED, Principal};
+    use crate::event::{Envelope, ORDER_CREATED};
 
     fn event(sequence: u64, event_type: EventType, cause: Option<EventId>, code: &str) -> Recorded {
         let id = EventId::of_webhook("careem", &[&sequence.to_be_bytes()]);
         let error = json!({ "type": "validation", "code": code, "message": "m" });
         let payload = json!({ "attempts": 1, "retries": 0, "stage": "forward", "sequence": 1, "error": error });
+        let sample = Recorded::sample(
+            "careem",
+            "CR-1",
+            ORDER_CREATED,
+            payload.to_string().as_bytes(),
+            Utc::now(),
+        );
         Recorded {
             envelope: Envelope {
                 id,
                 event_type,
                 root_id: id,
                 cause_id: cause,
-                cause_sequence: None,
-                provider: "careem".into(),
-                external_order_id: "CR-1".into(),
-                webhook_type: ORDER_CREATED.into(),
-                branch: None,
-                principal: Principal::of_backend(),
-                time: Utc::now(),
-                received_at: Utc::now(),
-                request_id: "r".into(),
-                traceparent: None,
-                request: None,
-                idempotency_key: None,
+                ..sample.envelope
             },
-            payload: Bytes::from(payload.to_string()),
             sequence,
-            run: None,
-            is_again: false,
+            ..sample
         }
     }
 

@@ -222,40 +222,14 @@ impl WorkQueue {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use chrono::Utc;
 
     use super::*;
-    use crate::event::{Envelope, EventId, EventType, Principal};
 
     fn item(sequence: u64, order: &str, bytes: usize) -> QueuedEvent {
-        let id = EventId::of_webhook("careem", &[&sequence.to_be_bytes()]);
-        let envelope = Envelope {
-            id,
-            event_type: EventType::OrderTransformed,
-            root_id: id,
-            cause_id: None,
-            cause_sequence: None,
-            provider: "careem".into(),
-            external_order_id: order.to_owned(),
-            webhook_type: "order_created".into(),
-            branch: None,
-            principal: Principal::of_backend(),
-            time: Utc::now(),
-            received_at: Utc::now(),
-            request_id: "r".into(),
-            traceparent: None,
-            request: None,
-            idempotency_key: None,
-        };
+        let sample = Recorded::sample("careem", order, "order_created", &vec![0; bytes], Utc::now());
         QueuedEvent {
-            event: Recorded {
-                envelope,
-                payload: Bytes::from(vec![0; bytes]),
-                sequence,
-                run: None,
-                is_again: false,
-            },
+            event: Recorded { sequence, ..sample },
             requests: 0,
             parked: None,
             message: None,
