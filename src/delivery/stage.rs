@@ -19,6 +19,7 @@ mod recovery_scan;
 pub(crate) mod gauges;
 mod given_up;
 mod in_flight;
+mod inherited;
 mod handover;
 mod work_queue;
 mod join;

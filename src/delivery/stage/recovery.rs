@@ -22,7 +22,6 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
 use async_nats::jetstream::consumer;
 use chrono::Utc;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -31,7 +30,8 @@ use super::{
     Stage,
     action::is_ours,
     cause_names::outcome_of,
-    floor::{self, InheritedFloor, is_taken},
+    floor::is_taken,
+    inherited::Inherited,
     progress::Progress,
     rebuild::{Check, Mends, Rebuild, report_strange, segment},
     recovery_scan::RecoveryScan,
@@ -49,14 +49,10 @@ use crate::{
         codec::{self, CodecError, Newer, OrderKey},
         connection::Connection,
         identity::{LogState, Mark, Trail, id_of, message_at},
-        read::{appended_at, event_at},
-        streams,
+        read::event_at,
     },
 };
 
-/// Messages before the end of what is believed to be settled that are read, too, where the log went back: what was acknowledged there
-/// may be another event, acknowledged when the log went back, or one with a lost outcome.
-const READ_AGAIN: u64 = 5000;
 /// Single events that are read at a time.
 const READS_AT_ONCE: usize = 64;
 
@@ -83,6 +79,21 @@ pub(super) struct OpenWork {
     pub(super) rebuild: Option<Rebuild>,
 }
 
+impl OpenWork {
+    /// What is known before the log is read. `busy`: events that another instance still has requests for.
+    fn before_reading(info: &consumer::Info, log: LogState, lanes: Option<&LanesRead>, busy: &HashSet<u64>) -> Self {
+        let read = lanes.map_or(&[][..], |read| &read.lanes);
+        let heads = read.iter().filter(|(_, lane)| busy.contains(&lane.head));
+        Self {
+            handed_out: info.delivered.consumer_sequence,
+            end: log.last,
+            parked: lanes.map_or((0, 0), |read| (read.lanes.len(), read.requests)),
+            elsewhere: heads.map(|(key, lane)| (lane.head, *key)).collect(),
+            ..Self::default()
+        }
+    }
+}
+
 /// Reads it from the log, and repairs lanes that differ from what was left. From then on the note has the stage's progress.
 pub(super) async fn read<S: Stage>(
     journal: &Journal,
@@ -90,32 +101,16 @@ pub(super) async fn read<S: Stage>(
     tenure: &Tenure,
 ) -> anyhow::Result<OpenWork> {
     let (connection, times) = (journal.connection(), journal.connection().times());
-    let mut consumer = streams::consumer(connection, super::EVENTS, S::NAME).await?;
-    let info = consumer.info().await.context("cannot look up the consumer")?.clone();
-    let log = LogState::look(connection).await?;
-    let left = floor::inherited_floor(connection, journal.identity(), log, tenure, S::NAME).await?;
-    let acknowledged = believed(info.ack_floor.stream_sequence, &left);
-    let may_be_missing = may_have_been_parked(connection, log, &info).await?;
-    let check = parked
-        .as_ref()
-        .and_then(|(_, read)| Check::of::<S>(read, &left, acknowledged, may_be_missing));
-    // A floor of this log names all open events outside of lanes, so it is used even if the lanes differ.
-    let is_of_other_log = check.as_ref().is_some_and(|check| check.is_of_other_log);
-    let left = match left {
-        InheritedFloor::Floor(floor) if !is_of_other_log => Some(floor),
-        _ => None,
-    };
-    let has_floor = left.is_some();
-    let floor = left.unwrap_or_else(|| floor::acknowledged(log, acknowledged));
-    // A new consumer on an old log, as on a promoted mirror, delivers events that have an outcome. So the whole log is read as if
-    // it had been delivered; then events up to the last handled one count as delivered.
-    let is_new = !has_floor && info.delivered.stream_sequence == 0;
-    let delivered = if is_new {
-        log.last
-    } else {
-        info.delivered.stream_sequence
-    };
-    let at_once = check.as_ref().filter(|_| is_of_other_log || is_new);
+    let Inherited {
+        info,
+        log,
+        check,
+        floor,
+        has_floor,
+        is_new,
+        delivered,
+    } = Inherited::look::<S>(journal, parked.as_ref().map(|(_, read)| read), tenure).await?;
+    let at_once = check.as_ref().filter(|check| check.is_of_other_log || is_new);
     let mut found = RecoveryScan {
         settled: floor.settled,
         delivered,
@@ -129,19 +124,9 @@ pub(super) async fn read<S: Stage>(
         trail: floor.trail.clone(),
     };
     let busy: HashSet<u64> = tenure.at_work().into_iter().flat_map(|busy| busy.events).collect();
-    let mut open_work = OpenWork {
-        handed_out: info.delivered.consumer_sequence,
-        end: log.last,
-        parked: parked
-            .as_ref()
-            .map_or((0, 0), |(_, read)| (read.lanes.len(), read.requests)),
-        ..OpenWork::default()
-    };
+    let lanes_read = parked.as_ref().map(|(_, read)| read);
+    let mut open_work = OpenWork::before_reading(&info, log, lanes_read, &busy);
     let (mut behind, mut before) = (Vec::new(), None);
-    if let Some((_, read)) = &parked {
-        let heads = read.lanes.iter().filter(|(_, lane)| busy.contains(&lane.head));
-        open_work.elsewhere.extend(heads.map(|(key, lane)| (lane.head, *key)));
-    }
     if let Some((check, (lanes, read))) = at_once.zip(parked.as_ref()) {
         found.in_lanes = read.lanes.iter().flat_map(|(_, lane)| lane.sequences()).collect();
         reading.segment::<S>(&mut found, check.from - 1, log.last).await?;
@@ -183,22 +168,6 @@ pub(super) async fn read<S: Stage>(
     Ok(open_work)
 }
 
-/// Whether an event on the log may have been parked. At the first start it cannot: no event was handed out, and none is older than
-/// the consumer. On a promoted mirror they are older.
-async fn may_have_been_parked(connection: &Connection, log: LogState, info: &consumer::Info) -> anyhow::Result<bool> {
-    if info.delivered.stream_sequence > 0 {
-        return Ok(true);
-    }
-    if log.last == 0 || log.first > log.last {
-        return Ok(false);
-    }
-    let oldest = appended_at(connection, log.first).await?;
-    let created = info.created.unix_timestamp_nanos();
-    Ok(oldest
-        .and_then(|oldest| oldest.timestamp_nanos_opt())
-        .is_some_and(|oldest| i128::from(oldest) < created))
-}
-
 /// Mends lanes before anything else is done with them: the log is another one, or the consumer is new. False if some may be
 /// missing still.
 async fn mend_at_once<S: Stage>(
@@ -220,17 +189,6 @@ async fn mend_at_once<S: Stage>(
     let are_all = mends.are_all(S::NAME);
     mends.apply(lanes).await?;
     Ok(are_all)
-}
-
-/// Up to where what the server counts as acknowledged is believed.
-fn believed(acknowledged: u64, left: &InheritedFloor) -> u64 {
-    match left {
-        InheritedFloor::OfOther(compared) => {
-            let common = compared.common().unwrap_or(acknowledged);
-            acknowledged.min(common).saturating_sub(READ_AGAIN)
-        }
-        _ => acknowledged,
-    }
 }
 
 /// Sorts what is open into what is to be handled. `behind`: what was recorded about some of it is accounted for later.
