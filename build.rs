@@ -1,5 +1,6 @@
 //! Lists the SQL files for the program, so that a new file needs no line in the source: `query` (`src/database.rs`) gets a constant for each
-//! statement in `sql/queries`, and `MIGRATIONS` (`src/projection/schema.rs`) each file of `sql/migrations`.
+//! statement in `sql/queries`, and `MIGRATIONS` (`src/projection/schema.rs`) each file of `sql/migrations`. What is written holds texts and
+//! no paths, so that a commit gives the same program in any folder.
 
 use std::{
     env,
@@ -9,11 +10,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A file of SQL.
-struct SqlFile {
-    name: String,
-    path: PathBuf,
-}
+/// The name and the text of a file.
+type SqlFile = (String, String);
 
 #[expect(clippy::print_stdout, reason = "cargo reads it")]
 fn main() -> Result<(), Box<dyn Error>> {
@@ -21,10 +19,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let output = PathBuf::from(env::var("OUT_DIR")?);
     let sql = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("sql");
     fs::write(output.join("queries.rs"), queries(&files(&sql.join("queries"))?)?)?;
-    fs::write(
-        output.join("migrations.rs"),
-        migrations(&files(&sql.join("migrations"))?)?,
-    )?;
+    let migrations = files(&sql.join("migrations"))?;
+    fs::write(output.join("migrations.rs"), format!("&{migrations:?}\n"))?;
     Ok(())
 }
 
@@ -35,46 +31,27 @@ fn files(folder: &Path) -> Result<Vec<SqlFile>, Box<dyn Error>> {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "sql") {
             let name = path.file_stem().ok_or("a file without a name")?;
-            files.push(SqlFile {
-                name: name.to_str().ok_or("a name that is no UTF-8")?.to_owned(),
-                path,
-            });
+            let name = name.to_str().ok_or("a name that is no UTF-8")?;
+            files.push((name.to_owned(), fs::read_to_string(&path)?));
         }
     }
-    files.sort_by(|one, other| one.name.cmp(&other.name));
+    files.sort();
     Ok(files)
 }
 
 /// A constant for each statement, documented by the comment at the beginning of its file, and the list of all.
 fn queries(files: &[SqlFile]) -> Result<String, Box<dyn Error>> {
     let (mut constants, mut all) = (String::new(), String::new());
-    for SqlFile { name, path } in files {
-        let text = fs::read_to_string(path)?;
+    for (name, text) in files {
         let comment: Vec<_> = text.lines().map_while(|line| line.strip_prefix("-- ")).collect();
         if comment.is_empty() {
-            return Err(format!(
-                "{}: expected a comment that says what the statement does",
-                path.display()
-            )
-            .into());
+            return Err(format!("{name}.sql: expected a comment that says what the statement does").into());
         }
         let (comment, name) = (comment.join("\n"), name.to_uppercase());
-        writeln!(
-            constants,
-            "#[doc = {comment:?}]\npub const {name}: &str = include_str!({path:?});"
-        )?;
+        writeln!(constants, "#[doc = {comment:?}]\npub const {name}: &str = {text:?};")?;
         writeln!(all, "    {name},")?;
     }
     Ok(format!(
         "{constants}\n/// The statements of one file each.\nconst OF_ONE_FILE: &[&str] = &[\n{all}];\n"
     ))
-}
-
-/// The names and texts of the migrations.
-fn migrations(files: &[SqlFile]) -> Result<String, Box<dyn Error>> {
-    let mut all = String::new();
-    for SqlFile { name, path } in files {
-        writeln!(all, "    ({name:?}, include_str!({path:?})),")?;
-    }
-    Ok(format!("&[\n{all}]\n"))
 }
