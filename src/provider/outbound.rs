@@ -237,6 +237,7 @@ impl Spec {
         check.has_token = matches!(outbound.auth, Auth::Login { .. });
         let headers = outbound.headers.iter().filter_map(|(name, value)| {
             let at = format!("outbound.headers.{name}");
+            check.no_token(&at, value);
             let text = Text::read(value, &words::STATUS, &at, &mut check.faults);
             Some((check.header(&at, name)?, text))
         });

@@ -107,7 +107,7 @@ impl Signed {
                 faults.push("timestamp: cannot be a list".into())
             }
             None if self.signed.has(&Part::Timestamp) => {
-                faults.push("signed: has a {timestamp}, and timestamp says nowhere where it stands".into());
+                faults.push("signed: has a {timestamp}; expected timestamp, which says where it stands, its unit and its tolerance".into());
             }
             _ => {}
         }

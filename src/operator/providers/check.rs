@@ -93,12 +93,17 @@ fn notes(file: &File) -> Vec<String> {
         ("webhook.time", &file.webhook.time),
         ("order.placed_at", &head.placed_at),
         ("order.accept_by", &head.accept_by),
+        ("order.confirm_at", &head.confirm_at),
         ("order.ready_by", &head.ready_by),
         ("order.deliver_by", &head.deliver_by),
         ("status.changed_at", &file.status.changed_at),
         (
             "courier.eta",
             file.courier.as_ref().map_or(&None, |courier| &courier.eta),
+        ),
+        (
+            "amendment.changed_at",
+            file.amendment.as_ref().map_or(&None, |amendment| &amendment.changed_at),
         ),
     ];
     let is_iso = |time: &Time| time.clock.unwrap_or(head.times) == Clock::Iso;

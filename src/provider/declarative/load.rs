@@ -230,7 +230,9 @@ impl<'t> Loader<'t> {
     fn take(&mut self, from: &mut Table<'t>, name: &str, required: bool) -> Option<Table<'t>> {
         let Some((_, value)) = from.members.remove_entry(name) else {
             if required {
-                self.fault(from.span.start, format_args!("expected a table [{name}]"));
+                // Of all tables only [order] has some of its own that are taken.
+                let outer = if from.span.is_empty() { "" } else { "order." };
+                self.fault(from.span.start, format_args!("expected a table [{outer}{name}]"));
             }
             return None;
         };
@@ -469,9 +471,11 @@ fn place_within(value: &Spanned<DeValue<'_>>, fault: &str) -> usize {
 
 /// A message about a value of the wrong type, in the words of who writes files and with the key that it stands under.
 fn plain(message: &str, key: Option<&str>) -> String {
+    let key = key.map_or_else(String::new, |key| format!("{key}: "));
     let told = message.strip_prefix("invalid type: ");
     let Some((found, expected)) = told.and_then(|told| told.split_once(", expected ")) else {
-        return message.to_owned();
+        let is_missing = message.starts_with("missing field ");
+        return format!("{}{message}", if is_missing { &key } else { "" });
     };
     let word = |word| match word {
         "map" => "a table",
@@ -479,6 +483,5 @@ fn plain(message: &str, key: Option<&str>) -> String {
         "a map" => "a table, in { }",
         other => other,
     };
-    let key = key.map_or_else(String::new, |key| format!("{key}: "));
     format!("{key}expected {}, found {}", word(expected), word(found))
 }

@@ -9,13 +9,7 @@ use std::{
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{
-    Call,
-    check::Check,
-    tables::some_json,
-    template::{Json, Vocabulary},
-    words,
-};
+use super::{Call, check::Check, tables::some_json, template::Vocabulary, words};
 use crate::event::{
     branch::{Availability, EntryKind, StoreRequested, StoreState},
     push::ReasonCode,
@@ -291,7 +285,7 @@ impl Check {
         (method, path, body): (&str, &str, Option<&str>),
         vocabulary: &Vocabulary,
     ) -> Call {
-        let body = body.map(|body| Json::read(body, vocabulary, &at("body"), &mut self.faults));
+        let body = body.map(|body| self.body(&at("body"), body, vocabulary));
         let path = self.path(&at("path"), path, vocabulary);
         Call::new(self.method(&at("method"), method), path, body)
     }

@@ -159,6 +159,22 @@ impl Check {
         text
     }
 
+    /// A body with slots.
+    pub(super) fn body(&mut self, at: &str, text: &str, vocabulary: &Vocabulary) -> Json {
+        self.no_token(at, text);
+        Json::read(text, vocabulary, at, &mut self.faults)
+    }
+
+    /// The token of a login is known only while a path is filled.
+    pub(super) fn no_token(&mut self, at: &str, text: &str) {
+        if text.contains("{access_token") {
+            self.note(
+                at,
+                "{access_token} stands in paths only; the header Authorization has the token in any case",
+            );
+        }
+    }
+
     pub(super) fn method(&mut self, at: &str, method: &str) -> Method {
         match method {
             "POST" => Method::POST,
@@ -181,7 +197,7 @@ impl Check {
                 body: entry
                     .body
                     .as_deref()
-                    .map(|body| Json::read(body, &words::STATUS, &at("body"), &mut self.faults)),
+                    .map(|body| self.body(&at("body"), body, &words::STATUS)),
                 done: self.client_errors(&at("done"), &entry.done),
                 again: entry.again.as_ref().map(|again| self.again(&at("again"), again)),
                 ended: self.client_errors(&at("ended"), &entry.ended),
@@ -243,12 +259,7 @@ impl Check {
             call: Call::new(
                 self.method("outbound.menu.method", &menu.method),
                 self.path("outbound.menu.path", &menu.path, &words::MENU),
-                Some(Json::read(
-                    &menu.body,
-                    &words::MENU,
-                    "outbound.menu.body",
-                    &mut self.faults,
-                )),
+                Some(self.body("outbound.menu.body", &menu.body, &words::MENU)),
             ),
             every: self.duration("outbound.menu.every", menu.every.as_deref(), Duration::ZERO),
             reference: menu.reference.clone(),

@@ -167,6 +167,12 @@ impl Text {
                     ),
                 );
             }
+            if default.as_ref().is_some_and(|default| default.contains('{')) {
+                note(
+                    faults,
+                    format!("{at}: the default of {{{name}}} is plain text, and no slot can stand in it"),
+                );
+            }
             parts.push(Part::Slot {
                 name: name.to_owned(),
                 default,
@@ -441,6 +447,7 @@ mod tests {
         for (text, fault) in [
             (r#"{"a":{"b":"{colour}"}}"#, "body/a/b: {colour}"),
             (r#"["{open"]"#, "body/0: a {"),
+            (r#"{"a":"{reason|{external_id}}"}"#, "body/a: the default of {reason}"),
             (r#"{"a":"{item.id}"}"#, "body/a: {item.id}"),
             (r#"{"a":"{setting.}"}"#, "body/a: {setting.}"),
             (r#"{"$each":"category.items","do":1}"#, "body: the list"),

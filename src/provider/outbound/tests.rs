@@ -89,6 +89,8 @@ fn every_fault_is_named() {
         .replace("https://pos", "http://pos")
         .replace("\"PUT\"", "\"GET\"")
         .replace("{external_id}", "{access_token}")
+        .replace("{setting.brandId}", "Bearer {access_token}")
+        .replace("{status}", "{access_token|}")
         .replace("[409]", "[200]")
         .replace("\"2m\"", "\"soon\"")
         .replace("\"/status\"", "\"status\"")
@@ -102,7 +104,9 @@ fn every_fault_is_named() {
         "outbound.requests_per_second:",
         "outbound.auth.token_url:",
         "outbound.status[0].method:",
+        "outbound.headers.Brand-Id: {access_token} stands in paths only",
         "outbound.status[0].path:",
+        "outbound.status[0].body: {access_token} stands in paths only",
         "outbound.status[0].done:",
         "outbound.menu.method:",
         "outbound.menu.body/items:",

@@ -90,7 +90,7 @@ fn schemes_that_protect_nothing_are_named() {
         ),
         (
             json!({ "preset": "careem", "signed": "{timestamp}{body}" }),
-            "says nowhere where it stands",
+            "expected timestamp, which says where it stands",
         ),
         (
             json!({ "preset": "careem", "signed": "{body}{secret}" }),

@@ -56,6 +56,19 @@ fn faults_of_the_whole_file_have_their_lines() {
         ),
         (minimal(&format!("{WEBHOOK}{EVENTS}")), 1, "expected a table [order]"),
         (
+            whole(WEBHOOK, EVENTS).replace("[order.lines]", "[order.line]"),
+            14,
+            "expected a table [order.lines]",
+        ),
+        (
+            whole(WEBHOOK, EVENTS).replace(
+                "[order.pricing]\n",
+                "[order.pricing]\ndiscounts = [{ name = \"/n\" }]\n",
+            ),
+            31,
+            "discounts: missing field `amount`",
+        ),
+        (
             format!("{}\n[ordr]\n", whole(WEBHOOK, EVENTS)),
             35,
             "unknown field `ordr`",
