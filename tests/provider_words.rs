@@ -21,6 +21,7 @@ const JUST_EAT: &str = include_str!("../providers/just-eat.toml");
 const DELIVEROO: &str = include_str!("../providers/deliveroo.toml");
 const DOORDASH: &str = include_str!("../providers/doordash.toml");
 const JAHEZ: &str = include_str!("../providers/jahez.toml");
+const RAPPI: &str = include_str!("../providers/rappi.toml");
 
 /// A platform that plays this provider, and its branch.
 struct Played {
@@ -259,6 +260,63 @@ async fn jahez_is_told_what_is_accepted_and_what_is_not() {
                 path(),
                 json!({ "jahezOrderId": "7", "status": "R", "reason": "closed today" })
             ),
+        ]
+    );
+}
+
+/// Rappi takes its token in a header of its own, minutes in the path, and items by the integration's id of the store.
+#[tokio::test(flavor = "multi_thread")]
+async fn rappi_is_told_about_orders_items_and_the_store() {
+    let played = Played::new("rappi", RAPPI, "900105814", "MXN").await;
+    let settings = r#"UPDATE branch_delivery_configs SET settings = '{"storeIntegrationId": "s-7"}'"#;
+    played.outside.world.database.run(settings).await.unwrap();
+    let shows = |heard: &Heard| heard.header("x-authorization") == format!("Bearer {CLIENT_SECRET}");
+    played.outside.provider.takes_calls_that(shows);
+    let hub = Hub::start(&played.settings).await;
+    for said in [
+        json!({ "status": "accepted", "preparationMinutes": 20 }),
+        json!({ "status": "accepted" }),
+        json!({ "status": "rejected", "reason": "no chicken", "reasonCode": "out_of_stock" }),
+        json!({ "status": "rejected", "reasonCode": "address" }),
+        json!({ "status": "ready" }),
+    ] {
+        ask(&hub, "rappi/7", &said).await;
+    }
+    played.outside.payloads(EventType::OrderStatusPushed, 5).await;
+    let put = async |what: &str, body: Value| {
+        let path = format!("{what}/rappi/branch-rappi-900105814");
+        let answer = send(&hub, Method::PUT, &path, &body.to_string(), &[]).await;
+        assert_eq!(answer.status, 202, "{answer:?}");
+    };
+    put("items", json!({ "items": [{ "id": "ENS-01", "available": false }] })).await;
+    played.outside.payloads(EventType::ItemsPushed, 1).await;
+    put("stores", json!({ "state": "paused" })).await;
+    played.outside.payloads(EventType::StorePushed, 1).await;
+    played.outside.world.at_end(Ends::default()).await;
+    let api = |rest: &str| format!("/api/v2/restaurants-integrations-public-api/{rest}");
+    let order = |method: &str, rest: &str| format!("{method} {}", api(&format!("orders/7/{rest}")));
+    let refused = |reason: &str, kind: &str| json!({ "reason": reason, "cancel_type": kind });
+    let items = json!([{ "store_integration_id": "s-7", "items": { "turn_off": ["ENS-01"] } }]);
+    let store = json!({ "stores": [{ "store_id": "900105814", "is_enabled": false }] });
+    assert_eq!(
+        played.told(),
+        [
+            (order("PUT", "take/20"), Value::Null),
+            (order("PUT", "take/15"), Value::Null),
+            (
+                order("PUT", "reject"),
+                refused("no chicken", "ORDER_MISSING_INFORMATION")
+            ),
+            (
+                order("PUT", "reject"),
+                refused(
+                    "The restaurant cannot prepare the order",
+                    "ORDER_MISSING_ADDRESS_INFORMATION"
+                )
+            ),
+            (order("POST", "ready-for-pickup"), Value::Null),
+            (format!("PUT {}", api("availability/stores/items")), items),
+            (format!("PUT {}", api("availability/stores/enable")), store),
         ]
     );
 }

@@ -18,7 +18,7 @@ use super::declarative::{
 const MAX_FILES: usize = 256;
 
 /// The files that are part of this program.
-const SHIPPED: [(&str, &str); 15] = [
+const SHIPPED: [(&str, &str); 16] = [
     ("careem-pos.toml", include_str!("../../providers/careem-pos.toml")),
     ("careem.toml", include_str!("../../providers/careem.toml")),
     ("deliverect.toml", include_str!("../../providers/deliverect.toml")),
@@ -31,6 +31,7 @@ const SHIPPED: [(&str, &str); 15] = [
     ("jahez.toml", include_str!("../../providers/jahez.toml")),
     ("just-eat.toml", include_str!("../../providers/just-eat.toml")),
     ("keeta.toml", include_str!("../../providers/keeta.toml")),
+    ("rappi.toml", include_str!("../../providers/rappi.toml")),
     ("talabat.toml", include_str!("../../providers/talabat.toml")),
     ("uber-eats.toml", include_str!("../../providers/uber-eats.toml")),
     ("wolt.toml", include_str!("../../providers/wolt.toml")),

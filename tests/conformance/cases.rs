@@ -222,4 +222,22 @@ pub(super) const CASES: &[Case] = &[
         is_signed: true,
         answer: None,
     },
+    Case {
+        name: "rappi",
+        order: fixture!("rappi/order.delivery"),
+        id: "/order_detail/order_id",
+        message: None,
+        line_name: "/order_detail/items/0/name",
+        total: ("/order_detail/totals/total_order", "1.234"),
+        currency: None,
+        // Without the time, which has no zone.
+        change: Some((
+            r#"{"event":"close_order","order_id":"","store_id":"1"}"#,
+            "/order_id",
+            "/event",
+        )),
+        cancel: (fixture!("rappi/cancelled"), "/order_id"),
+        is_signed: true,
+        answer: Some(r#"{"status":"OK"}"#),
+    },
 ];

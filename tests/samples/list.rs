@@ -109,6 +109,7 @@ macro_rules! fetched {
 /// The hub's own answer.
 pub(super) const OWN: &str = "own";
 const KEETA: &str = r#"{"code":0}"#;
+const RAPPI: &str = r#"{"status":"OK"}"#;
 const DH_1: &str = r#"{"remoteResponse":{"remoteOrderId":"tok-1"}}"#;
 /// Where Delivery Hero posts news of an order.
 const NEWS: &str = "/remoteId/R-1/remoteOrder/tok-1/posOrderStatus";
@@ -209,4 +210,14 @@ pub(super) const SAMPLES: &[Sample] = &[
     sample!("deliverect", "order", "", "5bf02f380000000000000001", "JOD", OWN),
     sample!("deliverect", "order.cancelled", "", "5bf02f380000000000000001", "JOD", OWN),
     sample!("deliverect", "order.three_digits", "", "5bf02f380000000000000001", "JOD", OWN),
+    sample!("rappi", "order.delivery", "", "900105814", "MXN", RAPPI),
+    sample!("rappi", "courier", "", "900105814", "MXN", RAPPI),
+    sample!("rappi", "delivered", "", "900105814", "MXN", RAPPI),
+    sample!("rappi", "cancelled", "", "900105814", "MXN", RAPPI),
+    sample!("rappi", "order.marketplace", "", "30000011", "MXN", RAPPI),
+    sample!("rappi", "order.until_2022", "", "900142664", "MXN", RAPPI),
+    sample!("rappi", "scheduled", "", "900105814", "MXN", RAPPI, None, Becomes::Ignored),
+    sample!("rappi", "scheduled.cancelled", "", "900105814", "MXN", RAPPI, None, Becomes::Ignored),
+    sample!("rappi", "ping", "", "999", "MXN", RAPPI, None, Becomes::Ignored),
+    sample!("rappi", "menu_approved", "", "900109448", "MXN", RAPPI, None, Becomes::Ignored),
 ];

@@ -146,6 +146,13 @@ const DELIVERECT: &[&str] = &[
     "/items/**/price",
     "/payment/amount",
 ];
+const RAPPI: &[&str] = &[
+    "/order_detail/order_id",
+    "/order_detail/items/**/quantity",
+    "/order_detail/items/**/price",
+    "/order_detail/totals/total_order",
+];
+const RAPPI_KIND: &[&str] = &["/order_detail", "/order_detail/order_id"];
 const DELIVEROO_KIND: &[&str] = &["/event", "/body", "/body/order", "/body/order/status"];
 const JUST_EAT_KIND: &[&str] = &["/items", "/reason", "/restaurantId", "/driverStatus"];
 const DOORDASH_KIND: &[&str] = &["/event", "/event/type", "/order", "/order/categories", "/categories"];
@@ -233,6 +240,7 @@ pub(super) const CASES: &[Case] = &[
         ]
     ),
     case!("deliverect", "order", "JOD", DELIVERECT, &["/status"]),
+    case!("rappi", "order.marketplace", "MXN", RAPPI, RAPPI_KIND),
     case!("uber-eats", "order.v1_delivery.amount_e5", "EUR", UBER, &["/order"]),
 ];
 
