@@ -64,19 +64,10 @@ impl Jobs {
             assert!(answers.iter().all(|answer| answer.status == 200));
         }
         self.world.log.settled_within(PATIENCE * 10).await;
-        self.ends(orders.len(), Ends::default().dead_lettered(orders.len() * 2))
-            .await;
+        let ends = Ends::default().dead_lettered(orders.len() * 2);
+        self.world.at_end_within(PATIENCE * 10, ends).await;
         for id in &orders {
             self.world.backend.always_for(id, None);
-        }
-    }
-
-    /// Everything ended like this. With many orders the backend's requests are not compared one with another, which takes minutes.
-    async fn ends(&self, orders: usize, ends: Ends) {
-        if orders < 1000 {
-            self.world.at_end(ends).await;
-        } else {
-            self.world.log_and_tables_end(ends).await;
         }
     }
 
@@ -234,7 +225,7 @@ async fn retried_by_filter(of_each: usize) {
     assert_eq!(json!([done["state"], done["counts"]]), json!(["done", none]));
     jobs.world.hand_out_again_within(PATIENCE * 10).await;
     let ends = Ends::forwarded(letters * 2).dead_lettered(letters);
-    jobs.ends(of_each * CAUSES.len(), ends).await;
+    jobs.world.at_end_within(PATIENCE * 10, ends).await;
 
     let events = jobs.world.log.events().await;
     for (job, code) in [(&job, "BACKEND_422"), (&other, "BACKEND_400")] {

@@ -1,7 +1,7 @@
 //! What must hold at the end of every test, whatever it did meanwhile.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -144,10 +144,12 @@ impl World {
             }
         }
         // Repeated announcements that were sent as news.
-        let as_news = |key: &str| {
-            let mut of_key = requests.iter().filter(|request| request.key() == key);
-            of_key.any(|request| request.path != ORDERS)
-        };
+        let news: HashSet<_> = requests
+            .iter()
+            .filter(|request| request.path != ORDERS)
+            .map(Heard::key)
+            .collect();
+        let as_news = |key: &str| news.contains(key);
         let came = |key: &str| requests.iter().any(|request| request.key() == key);
         let mut recorded: HashMap<String, Vec<String>> = HashMap::new();
         for event in events {
@@ -166,7 +168,7 @@ impl World {
                     }
                 }
                 (EventType::OrderForwarded, _) => {
-                    let [key, id] = keys_of(&known.by_id, events, event);
+                    let [key, id] = known.keys_of(event);
                     let mut own = known.of_its_own.iter().filter(|(_, event)| **event == id);
                     assert!(
                         bodies.contains_key(&*key) || bodies.contains_key(&*id) || own.any(|(own, _)| came(own)),
@@ -196,6 +198,7 @@ impl World {
 /// What is known of the events that requests are made of.
 struct Posted<'a> {
     by_id: HashMap<String, &'a Recorded>,
+    by_sequence: HashMap<u64, &'a Recorded>,
     /// By the key of a new order, and by the id, which is the key of everything else.
     by_key: HashMap<String, Vec<&'a Recorded>>,
     /// Keys of what somebody declared to be an order of its own, with the ids of their events.
@@ -206,12 +209,14 @@ impl<'a> Posted<'a> {
     fn of(events: &'a [Arc<Recorded>]) -> Self {
         let mut posted = Self {
             by_id: HashMap::new(),
+            by_sequence: HashMap::new(),
             by_key: HashMap::new(),
             of_its_own: HashMap::new(),
         };
         for event in events {
             let id = event.envelope.id;
             posted.by_id.insert(id.to_string(), event);
+            posted.by_sequence.insert(event.sequence, event);
             if event.envelope.event_type == EventType::OrderTransformed {
                 let own = id.derive("order_of_its_own").to_string();
                 posted.of_its_own.insert(own, id.to_string());
@@ -230,6 +235,20 @@ impl<'a> Posted<'a> {
     fn order_of(&self, request: &Heard) -> String {
         let events = self.by_key.get(request.key());
         events.map_or_else(|| order_of(request), |events| order_name(events[0]))
+    }
+
+    /// The [`names`] of what was posted, which is the cause of this, or what the request that is its cause took up again.
+    fn keys_of(&self, forwarded: &Recorded) -> [String; 2] {
+        let cause = forwarded.envelope.cause_id.unwrap().to_string();
+        match self.by_id.get(&cause) {
+            Some(request) if request.envelope.event_type == EventType::OrderRetryRequested => {
+                let taken_up = self.by_sequence[&payload(request)["sequence"].as_u64().unwrap()];
+                assert_eq!(taken_up.envelope.event_type, EventType::OrderTransformed);
+                names(taken_up)
+            }
+            Some(posted) => names(posted),
+            None => [cause.clone(), cause],
+        }
     }
 }
 
@@ -255,21 +274,6 @@ fn order_name(event: &Recorded) -> String {
         envelope.external_order_id,
         branch.unwrap_or_default()
     )
-}
-
-/// The [`names`] of what was posted, which is the cause of this, or what the request that is its cause took up again.
-fn keys_of(by_id: &HashMap<String, &Recorded>, events: &[Arc<Recorded>], forwarded: &Recorded) -> [String; 2] {
-    let cause = forwarded.envelope.cause_id.unwrap().to_string();
-    match by_id.get(&cause) {
-        Some(request) if request.envelope.event_type == EventType::OrderRetryRequested => {
-            let sequence = &payload(request)["sequence"];
-            let taken_up = events.iter().find(|event| event.sequence == *sequence).unwrap();
-            assert_eq!(taken_up.envelope.event_type, EventType::OrderTransformed);
-            names(taken_up)
-        }
-        Some(posted) => names(posted),
-        None => [cause.clone(), cause],
-    }
 }
 
 /// Whether all keys but that of the event that created the order came as they stand on the log, and that one earlier:

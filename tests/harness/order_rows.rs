@@ -1,5 +1,7 @@
 //! `hub.orders` as its documentation derives it from the log, written down a second time.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde_json::{Value, json};
 use webhook_hub::event::{EventType, Recorded};
@@ -18,11 +20,15 @@ const STATUSES: [&str; 8] = [
 
 /// The rows so far.
 #[derive(Default)]
-pub(crate) struct OrderRows(Vec<Value>);
+pub(crate) struct OrderRows {
+    rows: Vec<Value>,
+    /// Where the rows of each provider and number are: a test may have thousands of orders.
+    by_number: HashMap<(String, String), Vec<usize>>,
+}
 
 impl OrderRows {
     pub(crate) fn into_rows(self) -> Vec<Value> {
-        self.0
+        self.rows
     }
 
     pub(crate) fn apply(&mut self, event: &Recorded, payload: &Value) {
@@ -35,7 +41,7 @@ impl OrderRows {
             return;
         }
         let at = self.find(event);
-        let row = &mut self.0[at];
+        let row = &mut self.rows[at];
         row["last_at"] = shown(envelope.time).into();
         row["last_sequence"] = event.sequence.into();
         row["first_at"] = moment(&row["first_at"])
@@ -53,14 +59,14 @@ impl OrderRows {
     fn find(&mut self, event: &Recorded) -> usize {
         let envelope = &event.envelope;
         let (root, branch) = (json!(envelope.root_id), branch_of(event));
-        let of_number = |row: &Value| {
-            row["external_order_id"] == envelope.external_order_id.as_str() && row["provider"] == *envelope.provider
-        };
-        let known = self.0.iter().position(|row| {
-            of_number(row) && (row["id"] == root || open(row).iter().any(|one| one["webhook"] == root))
+        let number = (envelope.provider.to_string(), envelope.external_order_id.clone());
+        let of_number = self.by_number.get(&number).cloned().unwrap_or_default();
+        let known = of_number.iter().copied().find(|at| {
+            let row = &self.rows[*at];
+            row["id"] == root || open(row).iter().any(|one| one["webhook"] == root)
         });
         if let Some(at) = known {
-            let row = &mut self.0[at];
+            let row = &mut self.rows[at];
             let other_branch =
                 branch.is_some() && !row["branch_id"].is_null() && row["branch_id"].as_str() != branch.as_deref();
             if row["id"] == root || !other_branch {
@@ -72,7 +78,8 @@ impl OrderRows {
         let accepted = rounded(envelope.received_at);
         let bound = envelope.principal.branch().is_some();
         let mut best: Option<usize> = None;
-        for (at, row) in self.0.iter().enumerate() {
+        for at in of_number {
+            let row = &self.rows[at];
             let first = moment(&row["first_at"]).unwrap();
             let other_time = envelope.is_creation() && (accepted - first).abs() > TimeDelta::hours(48);
             let same_branch = match (&row["branch_id"], &branch) {
@@ -90,12 +97,12 @@ impl OrderRows {
                 };
                 (distance, first, row["id"].as_str().unwrap().to_owned())
             };
-            if of_number(row) && same_branch && !other_time && best.is_none_or(|best| rank(&self.0[best]) < rank(row)) {
+            if same_branch && !other_time && best.is_none_or(|best| rank(&self.rows[best]) < rank(row)) {
                 best = Some(at);
             }
         }
         best.unwrap_or_else(|| {
-            self.0.push(json!({
+            self.rows.push(json!({
                 "external_order_id": envelope.external_order_id, "provider": &*envelope.provider, "id": root, "branch_id": null,
                 "company_id": null, "order_number": null, "display_id": null, "order_id": null, "state": null, "status": null,
                 "provider_status": null, "said_at": null, "first_at": shown(envelope.received_at), "last_at": null,
@@ -103,7 +110,9 @@ impl OrderRows {
                 "cause_stage": null, "cause_code": null, "deadline": null, "is_test": false, "flags": [], "last_sequence": 0,
                 "unsettled": null,
             }));
-            self.0.len() - 1
+            let at = self.rows.len() - 1;
+            self.by_number.entry(number).or_default().push(at);
+            at
         })
     }
 }

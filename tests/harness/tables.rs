@@ -74,6 +74,9 @@ struct Expected {
     providers: HashMap<String, String>,
     /// Ids of the error rows of each webhook or request of the backend.
     errors: HashMap<String, Vec<String>>,
+    /// Ids of the order rows by the backend's id, and by the provider's: a test may have thousands of orders.
+    by_order_id: HashMap<String, Vec<String>>,
+    by_number: HashMap<String, Vec<String>>,
     orders: OrderRows,
 }
 
@@ -213,11 +216,10 @@ impl Expected {
         };
         let is_creation = envelope.webhook_type == "order_created";
         if let (true, Some(order_id)) = (is_creation, payload["internalOrderId"].as_str()) {
-            let found = self
-                .tables
-                .iter_mut()
-                .find(|((table, _), row)| *table == ORDERS && row["order_id"] == order_id && is_of_provider(row));
-            if let Some((_, row)) = found {
+            let known = self.by_order_id.get(order_id).into_iter().flatten();
+            let known = known.map(|id| (ORDERS, id.clone()));
+            let found = known.filter(|key| is_of_provider(&self.tables[key])).min();
+            if let Some(row) = found.and_then(|key| self.tables.get_mut(&key)) {
                 // Announced once more: news, but no way back.
                 let is_same = row["external_order_id"] == envelope.external_order_id.as_str();
                 let is_same = is_same && may(row);
@@ -245,6 +247,12 @@ impl Expected {
                 "payment_method": order["paymentMethod"], "is_prepaid": order["isPrepaid"],
                 "raw_data": webhook.map(|row| row["payload"].clone()), "created_at": at, "updated_at": at,
             });
+            let number = envelope.external_order_id.clone();
+            self.by_order_id
+                .entry(order_id.to_owned())
+                .or_default()
+                .push(id.clone());
+            self.by_number.entry(number).or_default().push(id.clone());
             self.tables.insert((ORDERS, id), row);
             return;
         }
@@ -252,15 +260,14 @@ impl Expected {
         if settled || is_creation && payload["asNews"] != true {
             return;
         }
-        let of_order = self.tables.iter_mut().filter(|((table, _), row)| {
-            *table == ORDERS
-                && is_of_provider(row)
-                && row["external_order_id"] == envelope.external_order_id.as_str()
-                && (order["branchId"] == "" || row["branch_id"] == order["branchId"])
-                && may(row)
+        let known = self.by_number.get(&envelope.external_order_id).into_iter().flatten();
+        let of_order = known.map(|id| (ORDERS, id.clone())).filter(|key| {
+            let row = &self.tables[key];
+            is_of_provider(row) && (order["branchId"] == "" || row["branch_id"] == order["branchId"]) && may(row)
         });
         let age = |row: &Value| (moment(&row["created_at"]), row["id"].as_str().unwrap().to_owned());
-        if let Some((_, row)) = of_order.max_by_key(|(_, row)| age(row)) {
+        let latest = of_order.max_by_key(|key| age(&self.tables[key]));
+        if let Some(row) = latest.and_then(|key| self.tables.get_mut(&key)) {
             change(row, order, &at);
         }
     }
