@@ -7,6 +7,7 @@ mod events;
 mod orders_list;
 mod orders_indexes;
 mod rebuild;
+mod rebuild_killed;
 mod replay;
 mod replay_elsewhere;
 mod replay_forward;

@@ -132,46 +132,6 @@ async fn all_tables_are_dropped_under_traffic() {
     assert_eq!(ran.code, Some(0), "{}", ran.said());
 }
 
-/// The process ends at each point; the tables are whole, and the next run leaves nothing behind.
-#[tokio::test(flavor = "multi_thread")]
-async fn killed_at_any_point() {
-    const POINTS: [&str; 11] = [
-        "rebuild_begun",
-        "rebuild_made",
-        "rebuild_carried_older",
-        "rebuild_batch",
-        "rebuild_fed",
-        "rebuild_indexed",
-        "rebuild_carried",
-        "rebuild_locked",
-        "rebuild_moved",
-        "rebuild_exchanged",
-        "rebuild_checked",
-    ];
-    let world = World::new().await;
-    let settings = world.settings();
-    let mut hub = Hub::start(&settings).await;
-    world.backend.always_for("CR-refused-0", Some(Answer::status(422)));
-    world.post_orders(&hub, ids("refused", 1)).await;
-    for (number, point) in POINTS.into_iter().enumerate() {
-        world.post_orders(&hub, ids(point, 2)).await;
-        if number % 3 == 1 {
-            hub.kill().await;
-            hub = Hub::start(&settings).await;
-        }
-        let ran = run(&owner(&world).set("HUB_TEST_CRASH_AT", point), &["rebuild"]).await;
-        assert_eq!(ran.code, None, "{point}: {}", ran.said());
-        let events = world.log.settled().await;
-        world.tables_agree(&events, PATIENCE).await;
-    }
-    rebuild(&world, &[]).await;
-    assert_eq!(schemas(&world).await, ["hub_replaced"]);
-    let unchecked = "SELECT conname FROM pg_constraint WHERE contype = 'f' AND NOT convalidated";
-    assert!(world.database.rows(unchecked).await.unwrap().is_empty());
-    world.hand_out_again().await;
-    world.at_end(Ends::forwarded(2 * POINTS.len()).dead_lettered(1)).await;
-}
-
 /// What others made of a table, and what people wrote in it, is there afterwards; and after `--undo`.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_belongs_to_a_table_stays() {
