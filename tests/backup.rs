@@ -2,6 +2,7 @@
 
 mod interrupted;
 mod mirror;
+mod recorded;
 mod replaced;
 mod runbook;
 mod sent_again;

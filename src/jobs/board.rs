@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Instant};
 
 use anyhow::Context as _;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::payload::{JobCounts, JobEnded, JobOrdered, JobProgressed, JobStarted};
@@ -13,6 +13,10 @@ use crate::{
         EVENTS,
         connection::Connection,
         read::{Entry, LogReader, Start},
+        streams::{
+            notes::{self, ActNote},
+            restoring,
+        },
     },
 };
 
@@ -133,6 +137,10 @@ pub struct Board {
     position: u64,
     /// By the place of their first event: in the order in which they were started.
     jobs: BTreeMap<u64, Job>,
+    /// The acts that are noted on the stream; none while a restore is not complete.
+    pub(super) noted: Vec<ActNote>,
+    /// How long the log keeps events; none if for ever.
+    pub(super) kept: Option<TimeDelta>,
 }
 
 impl Board {
@@ -150,6 +158,13 @@ impl Board {
             *self = Self::default();
         }
         self.log = Some(made);
+        let metadata = &info.config.metadata;
+        self.noted = match restoring::is_in(metadata) {
+            true => Vec::new(),
+            false => notes::notes(metadata),
+        };
+        let max_age = info.config.max_age;
+        self.kept = TimeDelta::from_std(max_age).ok().filter(|age| !age.is_zero());
         if end <= self.position {
             return Ok(());
         }

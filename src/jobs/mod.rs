@@ -8,8 +8,11 @@
 //! Each letter is retried once: the id of the request derives from the letter, and requests on the log are known before a letter is
 //! handled. Letters are taken in the log's order, and of one order one at a time: the next one is requested only after the log has the one
 //! before it.
+//!
+//! The instance's task also records acts that an operator did as the user `provision` (`noted`).
 
 pub mod board;
+mod noted;
 mod pace;
 pub mod payload;
 mod run;

@@ -1,4 +1,5 @@
-//! The task that works on jobs: one instance at a time, by a lease that is only held while there is a job.
+//! The task that works on jobs: one instance at a time, by a lease that is only held while there is a job. Each instance also records the
+//! acts that are noted on the stream.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     board::{Board, JobState},
+    noted::NotedActs,
     work::{self, Work},
 };
 use crate::{
@@ -48,8 +50,10 @@ impl Runner {
         let connection = Arc::clone(self.journal.connection());
         let mut board = Board::default();
         let mut wake_ups = WakeUps::default();
+        let mut noted = NotedActs::default();
         while !stop.is_cancelled() {
-            let pause = match self.turn(&connection, &mut board, &mut wake_ups, &stop).await {
+            let seen = (&mut board, &mut noted);
+            let pause = match self.turn(&connection, seen, &mut wake_ups, &stop).await {
                 Ok(()) => time("jobs_look", LOOK_EVERY),
                 Err(error) => {
                     if connection.is_up() {
@@ -71,13 +75,14 @@ impl Runner {
     async fn turn(
         &self,
         connection: &Arc<Connection>,
-        board: &mut Board,
+        (board, noted): (&mut Board, &mut NotedActs),
         wake_ups: &mut WakeUps,
         stop: &CancellationToken,
     ) -> anyhow::Result<()> {
         let taking = async {
             wake_ups.listen(connection).await?;
             board.read_on(connection).await?;
+            noted.record(&self.journal, &board.noted, board.kept).await?;
             show(board);
             match board.next_to_do() {
                 Some(_) => Ok(Some(Lease::take(connection, LEASE).await?.0)),

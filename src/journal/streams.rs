@@ -3,7 +3,8 @@
 //! The serving hub only compares. `webhook-hub streams apply`, with the rights for it, creates what is missing and changes
 //! what an operator chose ([`choices`]). `consumers` derives the durable consumers from the list of stages, `compare` tells
 //! dangerous differences from harmless ones, `absent` handles a consumer that is deleted under the running hub, [`mirror`] the
-//! log on another server, [`restoring`] a log that is not complete yet.
+//! log on another server, [`restoring`] a log that is not complete yet, [`notes`] what a hub is to record of
+//! the acts of `provision`.
 
 mod absent;
 pub mod api;
@@ -12,6 +13,7 @@ pub mod choices;
 mod compare;
 mod consumers;
 pub mod mirror;
+pub mod notes;
 pub mod restoring;
 
 use anyhow::Context as _;

@@ -1,6 +1,7 @@
 //! Records what operators do as events on the log (`operator.acted`): before the act, and with its result after it.
 //!
 //! So no act is without a record, also one that is interrupted: its second event is missing. `webhook-hub operator audit` lists them.
+//! Acts of the user `provision` are noted on the stream (`journal::streams::notes`), and a hub appends the event.
 
 use std::{fmt, time::Duration};
 
@@ -60,6 +61,12 @@ pub(super) enum ActKind {
     ReplayForward,
     /// Personal data was shown.
     Reveal,
+    /// The log was restored from a backup.
+    Restore,
+    /// A mirror was made the log.
+    Promote,
+    /// Limits of the log, or the number of its copies, were changed.
+    ApplyStreams,
 }
 
 impl ActKind {
@@ -77,6 +84,9 @@ impl ActKind {
             Self::ReplayElsewhere => "replay-elsewhere",
             Self::ReplayForward => "replay-forward",
             Self::Reveal => "reveal",
+            Self::Restore => "restore",
+            Self::Promote => "promote",
+            Self::ApplyStreams => "apply-streams",
         }
     }
 }
@@ -102,6 +112,20 @@ impl ActOptions {
             Some(name) => Ok(name.clone()),
             None => user_at_machine(environment),
         }
+    }
+
+    /// An act, without its result.
+    ///
+    /// # Errors
+    /// If a variable is no text.
+    pub(super) fn acted(&self, environment: &Environment, kind: ActKind, arguments: Value) -> anyhow::Result<Acted> {
+        Ok(Acted {
+            kind: kind.as_str().to_owned(),
+            by: self.by(environment)?,
+            reason: self.reason.clone(),
+            arguments,
+            result: None,
+        })
     }
 }
 
@@ -232,13 +256,7 @@ impl<'a> Act<'a> {
         kind: ActKind,
         arguments: Value,
     ) -> anyhow::Result<Self> {
-        let acted = Acted {
-            kind: kind.as_str().to_owned(),
-            by: options.by(environment)?,
-            reason: options.reason.clone(),
-            arguments,
-            result: None,
-        };
+        let acted = options.acted(environment, kind, arguments)?;
         let recorded = async {
             let writer = ActWriter::new(connection, environment).await?;
             let envelope = envelope(EventType::OperatorActed, kind.as_str());

@@ -20,11 +20,13 @@ use serde_json::{Value, json};
 use tokio::fs::File;
 
 use super::{
+    acts::{ActKind, ActOptions},
     backup::{self, Details, Manifest, connect, progress, read_checked},
     print, tell, with_rights,
 };
 use crate::{
     config::{self, Environment},
+    event::operator::{ActResult, Acted},
     fault_injection::crash_at,
     journal::{
         EVENTS,
@@ -34,6 +36,7 @@ use crate::{
             self,
             api::{self, ApiError},
             choices::with_choices,
+            notes::{ActNote, with_note},
             restoring,
         },
     },
@@ -68,6 +71,17 @@ pub struct How {
     /// Deletes the log that is replaced without a backup, for example because NATS cannot read it.
     #[arg(long, requires = "replace")]
     no_backup: bool,
+    #[command(flatten)]
+    act: ActOptions,
+}
+
+/// The log that is replaced.
+#[derive(Debug, Default)]
+struct Replaced {
+    /// Its last sequence; 0 if it never held an event.
+    last_sequence: u64,
+    /// The folder with its backup.
+    backup: Option<PathBuf>,
 }
 
 /// The result, as `--json` prints it.
@@ -100,12 +114,14 @@ pub async fn run(environment: &Environment, folder: &Path, how: &How, as_json: b
     tell(format!("checking {}", folder.display()));
     let (manifest, snapshot) = read_checked(folder).await?;
     let config = configured(&manifest, how)?;
+    let acted = how.act.acted(environment, ActKind::Restore, Value::Null)?;
     let connection = connect(&settings, "webhook-hub restore").await?;
     let work = async {
         let replaced = make_way(&connection, folder, how, &config, &manifest).await?;
-        let made = make(&connection, &manifest, &snapshot, &config, how.chosen.forget).await;
-        made.with_context(|| unfinished(replaced.as_deref()))?;
-        anyhow::Ok(replaced)
+        let acted = with_result(acted, folder, &replaced, &manifest.backup);
+        let made = make(&connection, &manifest, &snapshot, (&config, acted), how.chosen.forget).await;
+        made.with_context(|| unfinished(replaced.backup.as_deref()))?;
+        anyhow::Ok(replaced.backup)
     };
     let replaced = with_rights(&connection, &settings, work).await?;
     let mut text = format!("restored {}", manifest.backup.text());
@@ -124,28 +140,44 @@ pub async fn run(environment: &Environment, folder: &Path, how: &How, as_json: b
     Ok(ExitCode::SUCCESS)
 }
 
-/// Deletes the existing log if that is allowed; if it holds events, after a backup of it. Returns the backup's folder.
+/// The act as a hub records it once the log is complete.
+fn with_result(acted: Acted, folder: &Path, replaced: &Replaced, backup: &Details) -> Acted {
+    let shown = |path: &Path| path.display().to_string();
+    Acted {
+        arguments: json!({
+            "folder": shown(folder), "replacedLastSequence": replaced.last_sequence, "replacedBackup": replaced.backup.as_deref().map(shown),
+        }),
+        result: Some(ActResult {
+            error: None,
+            counts: json!({
+                "events": backup.messages, "firstSequence": backup.first_sequence, "lastSequence": backup.last_sequence,
+                "takenAt": backup.taken_at,
+            }),
+        }),
+        ..acted
+    }
+}
+
+/// Deletes the existing log if that is allowed; if it holds events, after a backup of it.
 async fn make_way(
     connection: &Connection,
     folder: &Path,
     how: &How,
     config: &Value,
     manifest: &Manifest,
-) -> anyhow::Result<Option<PathBuf>> {
+) -> anyhow::Result<Replaced> {
     let existing = existing(connection, how.replace).await?;
     if let Existing::Part(info, _) | Existing::Log(info, _) = &existing {
         can_be_made(connection, info, config, manifest).await?;
     }
-    let mut replaced = None;
-    let mut last = 0;
+    let mut replaced = Replaced::default();
     if let Existing::Log(info, last_seen) = &existing {
-        last = *last_seen;
-        if last > 0 && !how.no_backup {
-            let kept = keep(connection, info, folder, how).await?;
-            last = kept.1;
-            replaced = Some(kept.0);
+        replaced.last_sequence = *last_seen;
+        if *last_seen > 0 && !how.no_backup {
+            replaced = keep(connection, info, folder, how).await?;
         }
     }
+    let last = replaced.last_sequence;
     restoring::begin(connection, config, manifest.backup.last_sequence).await?;
     crash_at("restore_begun");
     match existing {
@@ -170,12 +202,12 @@ async fn make_way(
     Ok(replaced)
 }
 
-/// Creates the log and opens it once it is complete.
+/// Creates the log and opens it once it is complete, with a note of the act.
 async fn make(
     connection: &Connection,
     manifest: &Manifest,
     snapshot: &Path,
-    config: &Value,
+    (config, acted): (&Value, Acted),
     forgets: bool,
 ) -> anyhow::Result<()> {
     let taken = StreamSnapshot {
@@ -187,7 +219,7 @@ async fn make(
     snapshot::give(connection, EVENTS, &taken, &mut file, sent).await?;
     until_there(connection, manifest, forgets).await?;
     // From now on it is the log: the mark is removed, and it takes events.
-    change(connection, config).await?;
+    change(connection, &with_note(config.clone(), &ActNote::new(acted))).await?;
     crash_at("restore_opened");
     restoring::end(connection).await
 }
@@ -283,8 +315,8 @@ async fn can_be_made(connection: &Connection, info: &Value, config: &Value, mani
     }
 }
 
-/// Writes a backup of the log that is to be deleted. Returns the backup's folder and its last sequence.
-async fn keep(connection: &Connection, info: &Value, folder: &Path, how: &How) -> anyhow::Result<(PathBuf, u64)> {
+/// Writes a backup of the log that is to be deleted.
+async fn keep(connection: &Connection, info: &Value, folder: &Path, how: &How) -> anyhow::Result<Replaced> {
     let to = match &how.backup_to {
         Some(to) => to.clone(),
         None => {
@@ -298,7 +330,10 @@ async fn keep(connection: &Connection, info: &Value, folder: &Path, how: &How) -
     let kept = kept.context(
         "the existing log stays, because no backup of it can be written (--backup-to takes another folder, --no-backup deletes it without)",
     )?;
-    Ok((to, kept.backup.last_sequence))
+    Ok(Replaced {
+        last_sequence: kept.backup.last_sequence,
+        backup: Some(to),
+    })
 }
 
 /// Closes the log to new events and checks again that it ends at `last`, because nothing may come in between this check and the

@@ -5,7 +5,10 @@ use std::{fmt::Write as _, process::ExitCode, time::Duration};
 use clap::{Subcommand, builder::PossibleValuesParser, builder::TypedValueParser as _};
 use serde_json::json;
 
-use super::{print, tell, with_rights};
+use super::{
+    acts::{ActKind, ActOptions},
+    print, tell, with_rights,
+};
 use crate::{
     config::{self, Environment},
     journal::{
@@ -29,7 +32,14 @@ const UNLIMITED: &str = "unlimited";
 #[derive(Debug, Clone, Subcommand)]
 pub enum Action {
     /// Creates what is missing, and changes what is chosen here. The user must have the right to create streams.
-    Apply(Chosen),
+    Apply {
+        /// What to choose.
+        #[command(flatten)]
+        chosen: Chosen,
+        /// Who, and why.
+        #[command(flatten)]
+        act: ActOptions,
+    },
     /// Shows how the server differs from the files in streams/ and from what was chosen; exits with 1 if it does.
     Diff,
     /// Makes EVENTS on this server a mirror of the log on another server, and shows how far it is.
@@ -49,6 +59,9 @@ pub enum Action {
         /// Promotes the mirror even if the mirrored log is still there, or the mirror lacks events or may lack some.
         #[arg(long)]
         anyway: bool,
+        /// Who, and why.
+        #[command(flatten)]
+        act: ActOptions,
     },
 }
 
@@ -80,6 +93,7 @@ impl Chosen {
         streams::ApplyOptions {
             choices: self.choices(),
             forget: self.forget,
+            acted: None,
         }
     }
 }
@@ -138,14 +152,22 @@ pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> a
     }
     let work = async {
         let differences = match action {
-            Action::Apply(chosen) => apply(&connection, chosen).await?,
-            Action::Promote { last, anyway } => {
-                let followed = mirror::promote(&connection, *last, *anyway).await?;
+            Action::Apply { chosen, act } => {
+                let acted = act.acted(environment, ActKind::ApplyStreams, json!({ "forget": chosen.forget }))?;
+                let order = streams::ApplyOptions {
+                    acted: Some(acted),
+                    ..chosen.order()
+                };
+                streams::apply(&connection, &order, tell).await?
+            }
+            Action::Promote { last, anyway, act } => {
+                let acted = act.acted(environment, ActKind::Promote, json!({ "last": last, "anyway": anyway }))?;
+                let followed = mirror::promote(&connection, *last, *anyway, acted).await?;
                 tell(format!(
                     "EVENTS is the log now; its last event has sequence {}",
                     followed.last
                 ));
-                apply(&connection, &Chosen::default()).await?
+                streams::apply(&connection, &Chosen::default().order(), tell).await?
             }
             Action::Diff | Action::Mirror { .. } => streams::differences(&connection).await?,
         };
@@ -169,10 +191,6 @@ pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> a
         .iter()
         .any(|one| one.dangerous || matches!(action, Action::Diff));
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-async fn apply(connection: &Connection, chosen: &Chosen) -> anyhow::Result<Vec<Difference>> {
-    streams::apply(connection, &chosen.order(), tell).await
 }
 
 /// What was chosen, those that hold for all streams once.

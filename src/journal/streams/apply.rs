@@ -9,11 +9,16 @@ use tokio::time::Instant;
 
 use super::{
     Difference, EVENTS, LEASES, STREAMS, api,
-    choices::{Choice, with_choices},
+    choices::{Choice, Setting, with_choices},
     consumers::{self, WantedConsumer},
-    differences, restoring,
+    differences,
+    notes::{ActNote, with_note},
+    restoring,
 };
-use crate::journal::{connection::Connection, form};
+use crate::{
+    event::operator::{ActResult, Acted},
+    journal::{connection::Connection, form},
+};
 
 /// How long copies may make no progress before the command gives up: an election takes up to ten seconds, a large message
 /// and a slow disk less.
@@ -37,6 +42,29 @@ pub struct ApplyOptions {
     pub choices: Vec<Choice>,
     /// A shorter age may remove events at once, and an empty log may take the place of one with an interrupted restore.
     pub forget: bool,
+    /// The act, which is noted where it changes the log that is there.
+    pub acted: Option<Acted>,
+}
+
+impl ApplyOptions {
+    /// The changed configuration of the log, with a note of the act.
+    fn noted(&self, before: &Value, config: Value) -> Value {
+        let Some(acted) = &self.acted else { return config };
+        let changed = Setting::ALL
+            .iter()
+            .map(|setting| setting.name())
+            .filter(|name| before[name] != config[name]);
+        let counts = changed.map(|name| (name.to_owned(), json!([before[name], config[name]])));
+        let result = ActResult {
+            error: None,
+            counts: Value::Object(counts.collect()),
+        };
+        let acted = Acted {
+            result: Some(result),
+            ..acted.clone()
+        };
+        with_note(config, &ActNote::new(acted))
+    }
 }
 
 /// Creates what is missing, brings the consumers up to date (they keep their positions), changes what was chosen, and waits until
@@ -81,6 +109,10 @@ pub async fn apply(
                     if !order.forget {
                         forgets_nothing(name, &config, &info)?;
                     }
+                    let config = match name {
+                        EVENTS => order.noted(&info["config"], config),
+                        _ => config,
+                    };
                     placed(connection, &format!("STREAM.UPDATE.{name}"), (name, &config), &say)
                         .await
                         .with_context(|| format!("cannot change stream {name}"))?;

@@ -8,8 +8,12 @@ use super::{
     apply::forgets_nothing,
     choices::{chosen, with_choices},
     events_file,
+    notes::{ActNote, with_note},
 };
-use crate::journal::connection::Connection;
+use crate::{
+    event::operator::{ActResult, Acted},
+    journal::connection::Connection,
+};
 
 /// Settings that a mirror may not have, because it takes no publishes.
 const NOT_OF_MIRRORS: [&str; 3] = ["subjects", "allow_atomic", "duplicate_window"];
@@ -104,12 +108,17 @@ fn objection(followed: &Followed, expected: Option<u64>) -> Option<String> {
 }
 
 /// Makes the mirror on this server the log: it takes events from now on and no longer follows. `expected` is the last sequence of
-/// the log, if it is known.
+/// the log, if it is known; `acted` the act, which is noted.
 ///
 /// # Errors
 /// If it is not a mirror; unless `anyway`, also if the log that it follows is still there, so that there would be two logs, or if
 /// the mirror lacks events or may lack some.
-pub async fn promote(connection: &Connection, expected: Option<u64>, anyway: bool) -> anyhow::Result<Followed> {
+pub async fn promote(
+    connection: &Connection,
+    expected: Option<u64>,
+    anyway: bool,
+    acted: Acted,
+) -> anyhow::Result<Followed> {
     let info = api::stream_info(connection, EVENTS)
         .await?
         .context("EVENTS is missing: there is nothing to promote")?;
@@ -128,6 +137,15 @@ pub async fn promote(connection: &Connection, expected: Option<u64>, anyway: boo
         &Value::Object(config),
         &chosen(&info["config"]),
     );
+    let result = ActResult {
+        error: None,
+        counts: json!({ "lastSequence": followed.last, "lacking": followed.lag }),
+    };
+    let acted = Acted {
+        result: Some(result),
+        ..acted
+    };
+    let config = with_note(config, &ActNote::new(acted));
     api::ask(connection, &format!("STREAM.UPDATE.{EVENTS}"), &config, api::ANSWER)
         .await
         .context("cannot promote the mirror")?;

@@ -6,6 +6,8 @@
 //! In the metadata of `LEASES`, from before the old `EVENTS` is deleted until the restore has ended. It counts only if `EVENTS` is
 //! missing: between the deletion and the first byte there is no `EVENTS` that could carry a mark, and `streams apply` would make an empty one.
 
+use std::collections::HashMap;
+
 use anyhow::Context as _;
 use serde_json::{Map, Value, json};
 
@@ -49,6 +51,11 @@ pub fn mark(config: &Value) -> Option<u64> {
     let mark = config["metadata"].get(KEY)?;
     // Any other value also means an incomplete stream. It is read as "nothing restored", so that nothing is deleted because of it.
     Some(mark.as_str().and_then(|last| last.parse().ok()).unwrap_or(0))
+}
+
+/// Whether the mark is in a stream's metadata.
+pub fn is_in(metadata: &HashMap<String, String>) -> bool {
+    metadata.contains_key(KEY)
 }
 
 /// Whether the stream holds nothing but what a restore put there, by what `STREAM.INFO` says of it.
