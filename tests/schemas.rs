@@ -71,6 +71,7 @@ async fn the_platforms_tables_are_in_another_schema() {
     assert_eq!(tables_in(&world.database, "public").await, Vec::<Value>::new());
     let by_variable = world.settings().set("DATABASE_SCHEMA", "shop.1");
     run(&by_variable, &["migrate"]).await.expect_success();
+    world.has_tables_by(&by_variable);
     let hub = Hub::start(&by_variable).await;
     world.post_orders(&hub, ids("moved", 2)).await;
     world.at_end(Ends::forwarded(2)).await;

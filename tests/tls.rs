@@ -261,6 +261,7 @@ async fn postgres_requires_tls() {
     let url = url_of_tls_user(&world.database);
     let settings = world.settings().set("DATABASE_URL", &url);
     let trusting = settings.clone().set("DATABASE_TLS_CA", text(&authority.ca()));
+    world.has_tables_by(&trusting);
     // The setting is taken up by the server as soon as it has read it.
     eventually("PostgreSQL speaks TLS", PATIENCE, async || {
         let ran = run(&trusting, &["migrate"]).await;

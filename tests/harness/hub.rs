@@ -47,6 +47,11 @@ impl Settings {
         self
     }
 
+    /// With these, too.
+    pub(crate) fn extend(&mut self, others: &Self) {
+        self.0.extend(others.0.clone());
+    }
+
     /// Has the binary started by a line of shell, which must end with `exec "$@"` and what else it does to it.
     pub(crate) fn through(self, shell: &str) -> Self {
         self.set(THROUGH, shell)

@@ -1,7 +1,10 @@
 //! What the tests share: real servers, the real binary, a provider and a backend that are played, and what must hold at
 //! the end of every test.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use async_nats::jetstream::{
     consumer::{self, FromConsumer},
@@ -64,6 +67,8 @@ pub(crate) struct World {
     pub(crate) careem: Careem,
     pub(crate) log: Log,
     port: Port,
+    /// What `verify` needs beside the URL to reach the tables, where a test has them elsewhere.
+    tables_by: Mutex<Settings>,
 }
 
 impl World {
@@ -114,7 +119,13 @@ impl World {
             careem: Careem::new(),
             log,
             port: Port::reserve(),
+            tables_by: Mutex::default(),
         }
+    }
+
+    /// The tables are reached by these settings of a hub from now on.
+    pub(crate) fn has_tables_by(&self, settings: &Settings) {
+        *self.tables_by.lock().unwrap() = settings.clone();
     }
 
     /// The environment of a hub in this world.

@@ -79,11 +79,20 @@ struct Run {
     /// The sequence of its first event, and whether that requested a retry.
     began: u64,
     is_retry: bool,
+    /// The event that a retry takes up, once a stage has handled it.
+    taken_up: Option<u64>,
     /// Its events: sequences and ids.
     events: Vec<(u64, EventId)>,
     /// The one that a stage must handle next, and its type.
     next: Fault,
     event_type: EventType,
+}
+
+impl Run {
+    /// Whether the event with this sequence is one of its events.
+    fn has(&self, sequence: u64) -> bool {
+        self.events.iter().any(|(place, _)| *place == sequence)
+    }
 }
 
 /// A cause to be looked up.
@@ -144,6 +153,7 @@ impl Scan {
             self.open.entry(root).or_default().push(Run {
                 began: event.sequence,
                 is_retry: event_type == EventType::OrderRetryRequested,
+                taken_up: None,
                 events: vec![(event.sequence, envelope.id)],
                 next: Fault::of(event),
                 event_type,
@@ -160,6 +170,9 @@ impl Scan {
         }
         let run = &mut runs[at];
         run.events.push((event.sequence, envelope.id));
+        if run.is_retry && run.taken_up.is_none() {
+            run.taken_up = envelope.cause_sequence;
+        }
         if event_type == EventType::OrderTransformed && envelope.cause_id == Some(root) {
             let began = run.began;
             let before = self.transformed.put(OrderKey::of(event), began);
@@ -168,7 +181,9 @@ impl Scan {
             }
         }
         if event_type.ends() {
-            runs.swap_remove(at);
+            // A retry ends what it takes up, also where no stage had that any more.
+            let retry = runs.swap_remove(at);
+            runs.retain(|run| retry.taken_up.is_none_or(|place| !run.has(place)));
             if runs.is_empty() {
                 self.open.remove(&root);
             }
@@ -229,13 +244,10 @@ fn run_of(runs: &[Run], event: &Recorded) -> Option<usize> {
         // Events of older versions do not name a sequence.
         return runs.len().checked_sub(1);
     };
-    let by_place = runs
-        .iter()
-        .position(|run| run.events.iter().any(|(place, _)| *place == sequence));
-    by_place.or_else(|| {
-        let has = |run: &Run| run.is_retry && run.events.iter().any(|(_, id)| Some(*id) == cause);
-        runs.iter().position(has)
-    })
+    // An event that was lost is in an open run itself, beside the retry of it.
+    let is_of_retry = |run: &Run| run.is_retry && run.events.iter().any(|(_, id)| Some(*id) == cause);
+    let of_retry = runs.iter().position(is_of_retry);
+    of_retry.or_else(|| runs.iter().position(|run| run.has(sequence)))
 }
 
 /// Whether the id of an event derives from its cause. Only two types of events are checked; for others it is true.
@@ -337,6 +349,22 @@ mod tests {
             [transformed.sequence]
         );
         assert_eq!(dead.envelope.cause_sequence, Some(transformed.sequence));
+    }
+
+    #[test]
+    fn a_retry_of_a_lost_event_ends_both() {
+        let mut log = Log::default();
+        let webhook = log.accept("one", "CR-1");
+        let request = log.follow(&webhook, "retry/1", EventType::OrderRetryRequested);
+        let again = Recorded {
+            run: Some(request.envelope.id),
+            ..webhook.clone()
+        };
+        let transformed = log.transform(&again);
+        assert!(log.scan().has_open());
+        log.forward(&transformed);
+        let scan = log.scan();
+        assert!(!scan.has_open() && scan.faults.is_empty());
     }
 
     #[test]
