@@ -136,9 +136,9 @@ impl Transform {
 
     async fn outcome(&self, received: &Recorded, now: DateTime<Utc>) -> Result<NewEvent, NotYet> {
         let Some(enabled) = self.registry.get(&received.envelope.provider) else {
-            return match self.not_enabled.leave(&received.envelope.provider) {
+            return match self.not_enabled.leave(received) {
                 Some(left) => Err(NotYet::Elsewhere(left)),
-                None => Ok(dead_letter(received, not_enabled(&received.envelope.provider))),
+                None => Ok(dead_letter(received, NotEnabled::error(&received.envelope.provider))),
             };
         };
         let reading = Reading::from(enabled);
@@ -341,11 +341,4 @@ fn ambiguous() -> ErrorReport {
     let message = "several branches have an order of that number and the webhook does not show which one it means; ask the provider, \
          and tell the backend";
     ErrorReport::new(ErrorType::Validation, ORDER_AMBIGUOUS, message)
-}
-
-fn not_enabled(provider: &str) -> ErrorReport {
-    let message = format!(
-        "provider {provider} is not enabled on the hub that took this event; enable it and retry the dead letter"
-    );
-    ErrorReport::new(ErrorType::Configuration, "PROVIDER_NOT_ENABLED", message)
 }

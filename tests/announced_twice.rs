@@ -1,7 +1,7 @@
 //! An order that is announced more than once while the backend refuses requests, or answers of it are lost: the backend creates
 //! it once.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use webhook_hub::event::{EventType, Recorded};
 
@@ -13,6 +13,7 @@ use crate::harness::{
     hub::{Hub, run},
     ids,
     log::{Log, payload},
+    port::Port,
     wait::{PATIENCE, eventually},
 };
 
@@ -153,6 +154,95 @@ async fn an_announcement_that_was_never_posted_is_not_confirmed() {
     world.log.wait_for(EventType::OrderForwarded, 2).await;
     assert_eq!(world.backend.accepted().len(), 2, "{:?}", world.backend.accepted());
     world.at_end(Ends::forwarded(2).dead_lettered(2)).await;
+}
+
+/// An order was accepted and could not be transformed before it was too old, so no request of it was made. Its corrected announcement is
+/// fresh: the backend gets that one, and not the expired one in the name of a confirmation.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_order_is_not_created_by_a_later_announcement() {
+    const TTL: Duration = Duration::from_secs(5);
+    let world = World::new().await;
+    let settings = world.settings().set("CAREEM_ORDER_TTL", "5s");
+    // Without the table of branches webhooks wait.
+    let away = settings.clone().set("DATABASE_URL", "postgres://hub@127.0.0.1:1/none");
+    let hub = Hub::start(&away).await;
+    world.careem.post(&hub, &order("CR-expired")).await.event_id();
+    tokio::time::sleep(TTL).await;
+    assert!(hub.terminate().await.0.success());
+    let hub = Hub::start(&settings).await;
+    let dead = &world.log.payloads(EventType::OrderDeadLettered, 1).await[0];
+    assert_eq!(dead["error"]["code"], "ORDER_EXPIRED", "{dead}");
+    world.careem.post(&hub, &corrected("CR-expired")).await.event_id();
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(1).dead_lettered(1)).await;
+    let created: Vec<_> = world
+        .backend
+        .requests()
+        .iter()
+        .map(|one| one.json()["transformedOrder"]["pricing"]["total"].as_f64())
+        .collect();
+    assert_eq!(created, [Some(26.24)], "the corrected one, once");
+    assert_eq!(dead["unposted"], true, "{dead}");
+}
+
+/// The same, with a backend that takes no connection: no request can have reached it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_expired_without_a_connection_is_not_created_later() {
+    let world = World::new().await;
+    let settings = world.settings().set("CAREEM_ORDER_TTL", "5s");
+    let closed = Port::reserve();
+    let away = settings
+        .clone()
+        .set("BACKEND_URL", format!("http://{}", closed.address()));
+    let hub = Hub::start(&away.set("CIRCUIT_BREAKER_ENABLED", false)).await;
+    world.careem.post(&hub, &order("CR-away")).await.event_id();
+    let dead = &world.log.payloads(EventType::OrderDeadLettered, 1).await[0];
+    assert_eq!(dead["error"]["code"], "ORDER_EXPIRED", "{dead}");
+    assert!(dead["attempts"].as_u64() > Some(0), "{dead}");
+    assert!(hub.terminate().await.0.success());
+    let hub = Hub::start(&settings).await;
+    world.careem.post(&hub, &corrected("CR-away")).await.event_id();
+    world.at_end(Ends::forwarded(1).dead_lettered(1)).await;
+    assert_eq!(world.creations().len(), 1, "{:?}", world.creations());
+}
+
+/// The dead letter of an order that another announcement confirms is closed: it is in no list and no gauge, and `--all` does not
+/// retry it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_confirmed_dead_letter_is_closed() {
+    let world = World::new().await;
+    let hub = world.impatient_hub().await;
+    let [confirmed, lost] = ["CR-confirmed", "CR-lost"];
+    for id in [confirmed, lost] {
+        world.backend.next_for(id, [Answer::Cut]);
+        world.backend.always_for(id, Some(Answer::status(503)));
+        world.careem.post(&hub, &order(id)).await.event_id();
+    }
+    let dead = world.log.wait_for(EventType::OrderDeadLettered, 2).await;
+    let gauge =
+        |count| format!("dead_letters_open{{stage=\"forward\",code=\"BACKEND_503\",provider=\"careem\"}} {count}");
+    world.metrics_say(&hub, &gauge(2)).await;
+    world.backend.always_for(confirmed, None);
+    world.careem.post(&hub, &counted(confirmed)).await.event_id();
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    world.metrics_say(&hub, &gauge(1)).await;
+    let operator = world.nats.settings("hub");
+    let said = async |args: &[&str]| run(&operator, args).await.expect_success().stdout;
+    let listed = said(&["dead-letters", "list"]).await;
+    assert!(!listed.contains(confirmed) && listed.contains(lost), "{listed}");
+    let dry = said(&["dead-letters", "retry", "--all", "--dry-run"]).await;
+    assert!(dry.contains("1 retry would be requested"), "{dry}");
+    // Its story can still be read.
+    let of_confirmed = dead
+        .iter()
+        .find(|one| one.envelope.external_order_id == confirmed)
+        .unwrap();
+    let shown = said(&["dead-letters", "show", &of_confirmed.envelope.id.to_string()]).await;
+    assert!(shown.contains("(confirmed)"), "{shown}");
+    // So it is for an instance that reads the log anew.
+    let other = world.hub().await;
+    world.metrics_say(&other, &gauge(1)).await;
+    world.at_end(Ends::forwarded(1).ignored(1).dead_lettered(1)).await;
 }
 
 /// The log goes back under a running hub that had appended outcomes and not read them from the log. The orders come again at

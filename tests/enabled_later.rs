@@ -7,6 +7,8 @@ use webhook_hub::event::EventType;
 use crate::harness::{
     World,
     at_end::Ends,
+    backend::Answer,
+    careem::order,
     hub::{Hub, Settings},
     ids,
     log::payload,
@@ -74,6 +76,60 @@ async fn a_webhook_that_no_instance_can_handle_is_a_dead_letter_in_the_end() {
     assert!(old.terminate().await.0.success());
     let _new = world.hub().await;
     world.retry_dead_letters().await;
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(1)).await;
+}
+
+/// Events of the provider come for longer than each is left, and no instance can handle them. One that can starts then: it gets the
+/// stage, and no fresh order is given up before.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_comes_late_finds_no_fresh_order_given_up() {
+    let world = World::new().await;
+    let old = old_instance(world.settings(), "left_for=6s,leave_again=1s").await;
+    let dies = world.settings().set("HUB_TEST_CRASH_AT", "transform/after_takeover");
+    let mut dying = Hub::start(&dies).await;
+    world.post_orders(&dying, ids("early", 1)).await;
+    dying.wait_exit(PATIENCE).await;
+    world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    // It stands by: the other one has the stages.
+    let new = world.hub().await;
+    world.post_orders(&new, ids("fresh", 3)).await;
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(3).dead_lettered(1)).await;
+    assert!(!old.logs_contain("panicked"), "{}", old.log());
+}
+
+/// The backend does not take an order, and the instance that works on `forward` does not know how old it may be.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_expires_though_its_provider_is_not_enabled_on_the_instance_that_forwards() {
+    let world = World::new().await;
+    let _old = old_instance(world.settings(), "leave_again=1s").await;
+    let new = Hub::start(&world.settings().set("CAREEM_ORDER_TTL", "3s")).await;
+    world.backend.always_for("CR-old", Some(Answer::status(503)));
+    world.careem.post(&new, &order("CR-old")).await.event_id();
+    let dead = &world.log.payloads(EventType::OrderDeadLettered, 1).await[0];
+    assert_eq!(dead["error"]["code"], "ORDER_EXPIRED", "{dead}");
+    world.hand_out_again().await;
+    world.at_end(Ends::default().dead_lettered(1)).await;
+}
+
+/// The only instance with the provider ends when it has transformed an order. The order is not sent by an instance that does not know
+/// its rules, unless a person says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_of_unknown_rules_is_a_dead_letter_of_forward_in_the_end() {
+    let world = World::new().await;
+    let old = old_instance(world.settings(), "left_for=2s,leave_again=1s").await;
+    let dies = world.settings().set("HUB_TEST_CRASH_AT", "forward/after_takeover");
+    let mut new = Hub::start(&dies).await;
+    world.post_orders(&new, ids("unruled", 1)).await;
+    let dead = &world.log.payloads(EventType::OrderDeadLettered, 1).await[0];
+    new.wait_exit(PATIENCE).await;
+    assert_eq!(dead["error"]["code"], "PROVIDER_NOT_ENABLED", "{dead}");
+    assert_eq!(dead["stage"], "forward", "{dead}");
+    assert_eq!(world.backend.count(), 0);
+    world.retry_dead_letters().await;
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    assert!(old.logs_contain("left to another instance"), "{}", old.log());
     world.hand_out_again().await;
     world.at_end(Ends::forwarded(1)).await;
 }

@@ -76,6 +76,7 @@ mod dead_letters;
 mod retry_jobs;
 mod way_back;
 mod superseded;
+mod used_again;
 mod amendments;
 mod announced_twice;
 mod push;

@@ -58,7 +58,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 pub use doubt::Before;
-pub use given_up::{give_up, give_up_confirming, not_yours, reject};
+pub use given_up::{RequestFacts, give_up, give_up_knowing, not_yours, reject};
 
 use self::{
     attempt::TaskContext,
@@ -141,6 +141,10 @@ pub trait Stage: Send + Sync + 'static {
 
     /// Called at a takeover: state from an earlier term may be about events that another instance has handled since.
     fn begins(&self) {}
+
+    /// Called at a takeover, before any event is handled: events up to this sequence may have been handed to another instance, which
+    /// may have made requests that are not on the log.
+    fn takes_over(&self, _: u64) {}
 
     /// The time limit of a request that [`Self::handle`] makes; zero if it makes none. See [`permission`].
     fn longest_request(&self) -> Duration {
@@ -353,6 +357,7 @@ impl<S: Stage> Worker<S> {
         if !self.catches_up(halt).await? {
             return Ok(());
         }
+        self.stage.takes_over(open_work.delivered);
         log_lines::takeover(S::NAME, &open_work, lanes.as_ref());
         let context = Self::context(term, lanes, &mut open_work, halt);
         let sources = WorkSources {

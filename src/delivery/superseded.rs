@@ -8,8 +8,11 @@
 //! |---|---|
 //! | `menu.sync_requested` | a later `menu.sync_requested` of the same branch, whatever its outcome: it is the backend's latest request |
 //! | `store.state_requested` | a later `store.state_requested` of the same branch, for the same reason |
-//! | `order.status_requested` | a later status of the same order that was pushed to the provider |
-//! | `order.transformed` with news of an order | newer news of the same order that the backend has, including an announcement that was sent as news. A webhook that was accepted again is as old as its first acceptance ([`news`]) |
+//! | `order.status_requested` | a later status of the same order that was pushed to the provider, or another order of the same number |
+//! | `order.transformed` with news of an order | newer news of the same order that the backend has, including an announcement that was sent as news. A webhook that was accepted again is as old as its first acceptance ([`news`]). Also another order of the same number: the backend would take the news for that one's |
+//!
+//! Another order of the same number is one that the backend has, or may have, with a webhook that was accepted more than
+//! `ORDER_MEMORY` later.
 //!
 //! An `order.transformed` of a webhook that was forwarded after all, because the provider sent it again, is a repeat, unless the person
 //! wants it sent again. Otherwise
@@ -25,8 +28,9 @@ use self::news::{Accepted, ToldAs, Verdict, Word};
 use crate::{
     event::{
         EventId, EventType, Recorded,
-        outcome::{DUPLICATE_WEBHOOK, Forwarded, Ignored, SUPERSEDED},
+        outcome::{DUPLICATE_WEBHOOK, DeadLettered, Forwarded, Ignored, SUPERSEDED},
         push::StatusPushed,
+        stage::FORWARD,
     },
     journal::{
         codec::{self, partition_token},
@@ -107,44 +111,115 @@ impl KnownAcceptances for NoOrders {
 
 /// The start for reading what came after the acceptance of an event's webhook if the acceptance's sequence is unknown.
 pub fn since(event: &Recorded) -> Start {
-    Start::Time(event.envelope.received_at - CLOCK_SKEW)
+    from(event.envelope.received_at)
+}
+
+/// The start for reading what was appended at a time of a hub's clock, or later.
+pub(crate) fn from(time: DateTime<Utc>) -> Start {
+    Start::Time(time - CLOCK_SKEW)
+}
+
+/// What superseded an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Newer {
+    /// A later menu.
+    Menu,
+    /// A later state of the branch.
+    StoreState,
+    /// A later status that the provider has.
+    Status,
+    /// Later news that the backend has.
+    News,
+    /// Another order that has the same number by now.
+    AnotherOrder,
+    /// The same webhook, which was forwarded.
+    Repeat,
+}
+
+impl Newer {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Menu => "a later menu",
+            Self::StoreState => "a later state of the branch",
+            Self::Status => "a later status",
+            Self::News => "later news",
+            Self::AnotherOrder => "another order of this number, accepted after ORDER_MEMORY,",
+            Self::Repeat => "the same webhook, forwarded",
+        }
+    }
+
+    /// What an operator can do; none if nothing is left to do.
+    const fn advice(self) -> Option<&'static str> {
+        match self {
+            Self::AnotherOrder => {
+                Some("this is about the earlier order and would change the later one: change the earlier one by hand")
+            }
+            _ => None,
+        }
+    }
 }
 
 /// The event that superseded another one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewerEvent {
-    what: &'static str,
+    /// What it is.
+    pub newer: Newer,
     /// The event on the log that says so.
     pub id: EventId,
     time: DateTime<Utc>,
-    /// Whether it comes from the same webhook, so that the backend has the retried event.
-    pub is_repeat: bool,
     /// The backend's id of the order, if the event names it.
     pub order_id: Option<String>,
 }
 
 impl NewerEvent {
-    fn new(what: &'static str, event: &Recorded) -> Self {
+    fn new(newer: Newer, event: &Recorded) -> Self {
         Self {
-            what,
+            newer,
             id: event.envelope.id,
             time: event.envelope.time,
-            is_repeat: false,
             order_id: None,
         }
     }
 
+    /// The same, with the backend's id of the order.
+    fn of_order(newer: Newer, event: &Recorded) -> Self {
+        Self {
+            order_id: payload::<Forwarded>(event).and_then(|forwarded| forwarded.internal_order_id),
+            ..Self::new(newer, event)
+        }
+    }
+
+    /// Whether it comes from the same webhook, so that the backend has the retried event.
+    pub fn is_repeat(&self) -> bool {
+        self.newer == Newer::Repeat
+    }
+
     /// The reason with which the retried event is ignored.
-    pub const fn reason(&self) -> &'static str {
-        if self.is_repeat { DUPLICATE_WEBHOOK } else { SUPERSEDED }
+    pub fn reason(&self) -> &'static str {
+        if self.is_repeat() {
+            DUPLICATE_WEBHOOK
+        } else {
+            SUPERSEDED
+        }
     }
 }
 
 impl fmt::Display for NewerEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let time = self.time.to_rfc3339_opts(SecondsFormat::Secs, true);
-        write!(f, "{} of {time}, event {}", self.what, self.id)
+        write!(f, "{} of {time}, event {}", self.newer.text(), self.id)?;
+        match self.newer.advice() {
+            Some(advice) => write!(f, "; {advice}"),
+            None => Ok(()),
+        }
     }
+}
+
+/// Whether a person had an event taken up again, or it follows late from a retried webhook.
+pub(crate) fn is_late(event: &Recorded) -> bool {
+    let envelope = &event.envelope;
+    let is_late = envelope.time - envelope.received_at > LATE && envelope.cause_id != Some(envelope.root_id);
+    event.run.is_some() || is_late
 }
 
 /// Whether a call of [`by`] is worth it: the event is retried, or follows late from a retried one. Without I/O.
@@ -153,10 +228,7 @@ pub fn may_be(event: &Recorded) -> bool {
     let is_taken_up = event.run.is_some();
     match envelope.event_type {
         EventType::MenuSyncRequested | EventType::OrderStatusRequested | EventType::StoreRequested => is_taken_up,
-        EventType::OrderTransformed => {
-            let is_late = envelope.time - envelope.received_at > LATE;
-            is_taken_up || (!envelope.is_creation() && is_late && envelope.cause_id != Some(envelope.root_id))
-        }
+        EventType::OrderTransformed => is_taken_up || (!envelope.is_creation() && is_late(event)),
         _ => false,
     }
 }
@@ -171,13 +243,23 @@ pub async fn by(
     partitions: u16,
     acceptances: &impl KnownAcceptances,
 ) -> anyhow::Result<Option<NewerEvent>> {
+    in_partition(connection, event, &partition_of(event, partitions), acceptances).await
+}
+
+/// The subject token of the partition in which an order's events are.
+pub(crate) fn partition_of(event: &Recorded, partitions: u16) -> String {
     let envelope = &event.envelope;
-    let partition = partition_token(codec::partition(
+    partition_token(codec::partition(
         &envelope.provider,
         &envelope.external_order_id,
         partitions,
-    ));
-    in_partition(connection, event, &partition, acceptances).await
+    ))
+}
+
+/// The subject token of an event's branch; any branch where the event names none.
+pub(crate) fn branch_token(event: &Recorded) -> String {
+    let branch = event.envelope.branch.as_deref();
+    branch.map_or_else(|| "*".to_owned(), codec::token)
 }
 
 /// The same, with the subject token of the partition in which the order's events are.
@@ -193,7 +275,7 @@ pub async fn in_partition(
     let is_newer_status = |later: &Recorded| {
         payload::<StatusPushed>(later).is_some_and(|told| !told.skipped && told.requested_at > event.envelope.time)
     };
-    let newest = |found: Vec<Recorded>, what| found.last().map(|newer| NewerEvent::new(what, newer));
+    let newest = |found: Vec<Recorded>, newer| found.last().map(|event| NewerEvent::new(newer, event));
     // Of any branch, because the branch may have been unknown when the event was published and known later.
     let of_any_branch = |event_type| subjects(event, event_type, "*", partition);
     let after = Start::Sequence(event.sequence + 1);
@@ -201,17 +283,20 @@ pub async fn in_partition(
         EventType::MenuSyncRequested => {
             let subjects = of_any_branch(EventType::MenuSyncRequested);
             let found = find(connection, event, subjects, after, |_| true).await?;
-            Ok(newest(found, "a later menu"))
+            Ok(newest(found, Newer::Menu))
         }
         EventType::StoreRequested => {
             let subjects = of_any_branch(EventType::StoreRequested);
             let found = find(connection, event, subjects, after, |_| true).await?;
-            Ok(newest(found, "a later state of the branch"))
+            Ok(newest(found, Newer::StoreState))
         }
         EventType::OrderStatusRequested => {
             let subjects = of_any_branch(EventType::OrderStatusPushed);
             let found = find(connection, event, subjects, after, is_newer_status).await?;
-            Ok(newest(found, "a later status"))
+            if let Some(told) = newest(found, Newer::Status) {
+                return Ok(Some(told));
+            }
+            another_order(connection, event, ("*", partition), acceptances.window()).await
         }
         EventType::OrderTransformed => of_order(connection, event, partition, acceptances).await,
         _ => Ok(None),
@@ -226,7 +311,7 @@ async fn of_order(
     acceptances: &impl KnownAcceptances,
 ) -> anyhow::Result<Option<NewerEvent>> {
     let envelope = &event.envelope;
-    let branch = envelope.branch.as_deref().map_or_else(|| "*".to_owned(), codec::token);
+    let branch = branch_token(event);
     let begin = acceptances.begin(event).await?;
     let is_other_run = |later: &Recorded| {
         let is_of_order = later.envelope.received_at - envelope.received_at <= acceptances.window();
@@ -241,17 +326,33 @@ async fn of_order(
         told.envelope.event_type == EventType::OrderForwarded && told.envelope.root_id == envelope.root_id
     };
     if let Some(told) = told.iter().rfind(is_repeat).filter(|_| !event.is_again) {
-        return Ok(Some(NewerEvent {
-            is_repeat: true,
-            order_id: payload::<Forwarded>(told).and_then(|forwarded| forwarded.internal_order_id),
-            ..NewerEvent::new("the same webhook, forwarded", told)
-        }));
+        return Ok(Some(NewerEvent::of_order(Newer::Repeat, told)));
     }
+    if envelope.is_creation() {
+        return Ok(None);
+    }
+    // A person who has it sent again although the backend has it says which order it is about.
+    if !event.is_again
+        && let Some(other) = another_order(connection, event, (&branch, partition), acceptances.window()).await?
+    {
+        return Ok(Some(other));
+    }
+    newer_news(connection, event, &told, acceptances).await
+}
+
+/// News by which the backend has something newer about an order, among the events that told it something.
+async fn newer_news(
+    connection: &Connection,
+    event: &Recorded,
+    told: &[Recorded],
+    acceptances: &impl KnownAcceptances,
+) -> anyhow::Result<Option<NewerEvent>> {
+    let envelope = &event.envelope;
     let said = |event: &Recorded| body::announced(&event.payload).ok().and_then(|said| said.status);
     let status = said(event);
     let told = told.iter().filter(|told| told.envelope.root_id != envelope.root_id);
     let told: Vec<_> = told.filter_map(|told| Some((told, told_as(told)?))).collect();
-    if envelope.is_creation() || status.is_none() || told.is_empty() {
+    if status.is_none() || told.is_empty() {
         return Ok(None);
     }
     let webhooks = told
@@ -275,10 +376,42 @@ async fn of_order(
             None => None,
         };
         if news::judge(&word(event, status), &word(told, announced), told_as) == Verdict::Superseded {
-            return Ok(Some(NewerEvent::new("later news", told)));
+            return Ok(Some(NewerEvent::new(Newer::News, told)));
         }
     }
     Ok(None)
+}
+
+/// The first order of an event's number that is not the event's own: its webhook was accepted so much later that the number means
+/// another order, and the backend has it, or may have it.
+async fn another_order(
+    connection: &Connection,
+    event: &Recorded,
+    (branch, partition): (&str, &str),
+    window: TimeDelta,
+) -> anyhow::Result<Option<NewerEvent>> {
+    let is_another = |outcome: &Recorded| {
+        let (one, other) = (&event.envelope, &outcome.envelope);
+        other.is_creation() && other.received_at - one.received_at > window && may_be_created(outcome)
+    };
+    let after = Start::Sequence(event.sequence + 1);
+    for event_type in [EventType::OrderForwarded, EventType::OrderDeadLettered] {
+        let subjects = subjects(event, event_type, branch, partition);
+        let found = find(connection, event, subjects, after, is_another).await?;
+        if let Some(first) = found.first() {
+            return Ok(Some(NewerEvent::of_order(Newer::AnotherOrder, first)));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether the backend has the order of a creation's outcome, or may have it.
+fn may_be_created(outcome: &Recorded) -> bool {
+    match outcome.envelope.event_type {
+        EventType::OrderForwarded => payload::<Forwarded>(outcome).is_some_and(|forwarded| !forwarded.as_news),
+        _ => payload::<DeadLettered>(outcome)
+            .is_some_and(|dead| dead.stage == FORWARD.name && !dead.is_refused() && !dead.is_unposted()),
+    }
 }
 
 /// How an outcome reported a status to the backend; none if it reported none.
@@ -295,13 +428,13 @@ fn told_as(outcome: &Recorded) -> Option<ToldAs> {
 }
 
 /// The subjects of events of a type about an event's order or menu.
-fn subjects(event: &Recorded, event_type: EventType, branch: &str, partition: &str) -> String {
+pub(crate) fn subjects(event: &Recorded, event_type: EventType, branch: &str, partition: &str) -> String {
     let (root, provider) = (event_type.subject_root(), codec::token(&event.envelope.provider));
     format!("{root}.{provider}.{branch}.{partition}")
 }
 
 /// The events on these subjects that are about the same order or menu and match, in the log's order.
-async fn find(
+pub(crate) async fn find(
     connection: &Connection,
     event: &Recorded,
     subjects: String,

@@ -83,6 +83,11 @@ impl ErrorReport {
         }
     }
 
+    /// Whether it says that the order was refused, and so that the backend does not have it.
+    pub fn is_refusal(&self) -> bool {
+        self.error_type == ErrorType::Validation && self.code != ORDER_EXPIRED
+    }
+
     /// With what else is known.
     #[must_use]
     pub fn with(self, details: Value) -> Self {
@@ -208,12 +213,45 @@ pub struct DeadLettered {
     /// given up before without an answer. So the backend cannot have the event by this attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirming: Option<u64>,
+    /// No request of it was ever made, so the backend cannot have the event. Absent where that is not certain.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unposted: bool,
+}
+
+impl DeadLettered {
+    /// Whether the backend does not have what was given up: it said so. That no request is counted does not say that none was made:
+    /// the instance that made it may have died before it recorded that.
+    pub fn is_refused(&self) -> bool {
+        self.error.is_refusal()
+    }
+
+    /// Whether no request of what was given up was made by then: its turn was spent on another announcement, or never came.
+    pub fn is_unposted(&self) -> bool {
+        self.unposted || self.confirming.is_some() || self.error.code == LANE_FULL
+    }
 }
 
 /// Whether an event only adds to an earlier dead letter of the same event ([`DeadLettered::confirmed_by`]).
 pub fn is_confirmation(event: &Recorded) -> bool {
     event.envelope.event_type == EventType::OrderDeadLettered
         && serde_json::from_slice::<DeadLettered>(&event.payload).is_ok_and(|dead| dead.confirmed_by.is_some())
+}
+
+/// As much of `order.forwarded` as tells a confirmation.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ConfirmationNote {
+    #[serde(default)]
+    confirmed_by: Option<u64>,
+}
+
+/// The place of the announcement that an event confirms: the backend has it, though it was given up ([`Forwarded::confirmed_by`]).
+pub fn confirmed(event: &Recorded) -> Option<u64> {
+    if event.envelope.event_type != EventType::OrderForwarded {
+        return None;
+    }
+    let note: ConfirmationNote = serde_json::from_slice(&event.payload).ok()?;
+    note.confirmed_by.and(event.envelope.cause_sequence)
 }
 
 /// Payload of `order.retry_requested`.

@@ -87,7 +87,15 @@ impl AnswerVerdict {
             Self::Misconfigured(_) => "configuration",
         }
     }
+
+    /// Whether the request can have reached the backend: a connection was opened.
+    pub fn is_reached(&self) -> bool {
+        !matches!(self, Self::Temporary { error, .. } if error.code == BACKEND_UNREACHABLE)
+    }
 }
+
+/// Code of a request for which no connection could be opened.
+const BACKEND_UNREACHABLE: &str = "BACKEND_UNREACHABLE";
 
 /// Reads an answer; `standing` is what is known of the backend with it.
 pub fn classify(request: RequestKind, answer: &Answer, standing: BackendEvidence) -> AnswerVerdict {

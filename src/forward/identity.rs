@@ -100,7 +100,7 @@ impl OrderIdentity {
         if first.envelope.root_id == event.envelope.root_id {
             return Some(repeat(event, forwarded.internal_order_id.clone()));
         }
-        let known = self.orders.known(event);
+        let known = self.orders.history(event).await.ok()?;
         let plan = self.again(event, &known, forwarded.clone(), Some(first.clone())).await;
         match plan {
             Ok(Plan::End(ignored)) => Some(ignored),
@@ -156,7 +156,7 @@ impl OrderIdentity {
             return Ok(Plan::NotYours(not_yours));
         }
         let own = Plan::Send(Posting::own(event));
-        let known = self.orders.known(event);
+        let known = self.orders.history(event).await?;
         let before = known.of_webhook().filter(|found| found.sequence < event.sequence);
         let mut first = None;
         for found in before {
@@ -238,7 +238,7 @@ impl OrderIdentity {
                 ..Posting::own(event)
             }));
         }
-        let known = self.orders.known(event);
+        let known = self.orders.history(event).await?;
         if known.found.iter().all(|found| found.sequence == event.sequence) {
             return Ok(Plan::Send(Posting::own(event)));
         }

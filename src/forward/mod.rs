@@ -18,7 +18,7 @@ use crate::{
     delivery::{
         breaker::RequestOutcome,
         gate::{Gate, Pass},
-        stage::{Before, Stage, permission},
+        stage::{Before, RequestFacts, Stage, permission},
         superseded::KnownAcceptances,
     },
     event::{
@@ -30,21 +30,24 @@ use crate::{
     journal::{Appended, connection::Connection},
     memory::Orders,
     order::{body, model::AmendmentKind},
+    registry::NotEnabled,
     retry::{Failure, LEAST_PAUSE, Next, Schedule},
 };
 
 pub mod client;
 pub mod classify;
 mod answer;
+mod arrivals;
 pub mod evidence;
 pub mod identity;
 mod measured;
 mod record;
 
 use self::{
+    arrivals::Arrivals,
     classify::{Accepted, AnswerVerdict},
     client::BackendClient,
-    identity::{OrderIdentity, Plan},
+    identity::{OrderIdentity, Plan, Posting},
     measured::ForwardMetrics,
     record::{dead_letter, expired, facts, ignore, not_yours, refused, unreadable},
 };
@@ -63,6 +66,8 @@ const LOG_AWAY: Duration = Duration::from_secs(1);
 /// What differs from provider to provider.
 #[derive(Debug, Default)]
 pub struct ProviderRules {
+    /// The providers that are enabled on this instance; of others it knows no rule.
+    pub enabled: HashSet<String>,
     /// How old a new order may be when it is forwarded; where none is given, of any age.
     pub order_ttl: HashMap<String, Duration>,
     /// What was done to an order that is announced again with another content.
@@ -88,6 +93,8 @@ pub struct Forward {
     identity: OrderIdentity,
     schedule: Schedule,
     rules: ProviderRules,
+    not_enabled: NotEnabled,
+    arrivals: Arrivals,
     measured: ForwardMetrics,
 }
 
@@ -110,6 +117,8 @@ impl Forward {
             },
             schedule,
             rules,
+            not_enabled: NotEnabled::default(),
+            arrivals: Arrivals::default(),
             measured: ForwardMetrics::default(),
         }
     }
@@ -120,6 +129,23 @@ impl Forward {
         let ttl = self.rules.order_ttl.get(&*event.envelope.provider)?;
         let is_for_us = event.envelope.is_creation() && event.run.is_none();
         is_for_us.then(|| event.envelope.received_at + TimeDelta::from_std(*ttl).unwrap_or(TimeDelta::MAX))
+    }
+
+    /// The error of a new order with rules that this instance does not know, because the provider is not enabled on it: how old it may
+    /// be, and what its provider waits for. None if it can be handled. What a person requested is handled in the end: no age
+    /// matters then.
+    ///
+    /// # Errors
+    /// While it is left to an instance that knows them.
+    fn unknown_rules(&self, event: &Recorded) -> Result<Option<ErrorReport>, Failure> {
+        let provider = &event.envelope.provider;
+        if !event.envelope.is_creation() || self.rules.enabled.contains(&**provider) {
+            return Ok(None);
+        }
+        if let Some(left) = self.not_enabled.leave(event) {
+            return Err(left);
+        }
+        Ok(event.run.is_none().then(|| NotEnabled::error(provider)))
     }
 
     /// The right to make one request now.
@@ -202,7 +228,12 @@ impl Forward {
         let is_awaited = event.envelope.is_creation() && event.run.is_none();
         let is_awaited = is_awaited && self.rules.confirms.contains(&*event.envelope.provider);
         let lost = is_awaited.then(|| push::lost(event));
-        let dead = dead_letter(event, attempts, error, confirming);
+        let requests = RequestFacts {
+            confirming,
+            unposted: self.arrivals.is_none(event, attempts),
+        };
+        self.arrivals.end(event);
+        let dead = dead_letter(event, attempts, error, requests);
         lost.into_iter().chain([dead]).collect()
     }
 
@@ -269,6 +300,61 @@ impl Forward {
         }
     }
 
+    /// Makes the request, and says what follows from the answer.
+    async fn post(
+        &self,
+        attempt: Attempt<'_>,
+        posting: &Posting,
+        summary: OrderSummary,
+        plan: Plan,
+    ) -> Result<Vec<NewEvent>, Failure> {
+        let Attempt { event, request, .. } = attempt;
+        let post = match self.client.post(posting.request, &event.envelope) {
+            Ok(post) => post,
+            Err(why) => return Ok(self.dead(attempt, request - 1, ErrorReport::of_order_id(why))),
+        };
+        let _slot = self.client.slot().await;
+        let pass = self.pass()?;
+        let (asked, is_trial) = (Instant::now(), pass.is_trial());
+        let verdict = self.client.forward(post, &event.envelope, posting).await;
+        self.measured.request(verdict.label(), asked.elapsed());
+        let is_own = !matches!(plan, Plan::Confirm(..));
+        self.arrivals.note(event, request, is_own && verdict.is_reached());
+        pass.record(shown_by(&verdict));
+        match verdict {
+            AnswerVerdict::Accepted(accepted) => {
+                self.arrivals.end(event);
+                self.accepted(event, request, accepted, summary, plan).await
+            }
+            AnswerVerdict::Invalid(error) => match plan {
+                Plan::Confirm(first, _) => Err(Failure::Retry {
+                    next: Next::Quick(Duration::ZERO),
+                    record: vec![refused(&first, event, request, error)],
+                    for_creation: false,
+                }),
+                _ => Ok(self.dead(attempt, request, error)),
+            },
+            AnswerVerdict::UnknownOrder { error, is_certain } => {
+                let next = self.schedule.next(request, None, event.run_id());
+                // While it is uncertain whether the URL is right, news are not given up sooner than their order.
+                let next = next.filter(|_| !is_certain || Schedule::retries(request) < UNKNOWN_ORDER_RETRIES);
+                self.failed(attempt, error, next, true)
+            }
+            AnswerVerdict::Doubtful(error) => {
+                let next = self.next(request, None, event, is_trial);
+                self.failed(attempt, error, next, false)
+            }
+            AnswerVerdict::Temporary { error, after } => {
+                let next = self.next(request, after, event, is_trial);
+                self.failed(attempt, error, next, false)
+            }
+            AnswerVerdict::Misconfigured(error) => Err(Failure::Hold {
+                cause: error.message,
+                pause: self.gate.alone(),
+            }),
+        }
+    }
+
     /// The outcome, after the request to accept the order at its provider: with the outcome on the log no instance would come back to
     /// that.
     fn created(&self, event: &Recorded, label: &str, accepted: Accepted, facts: Forwarded) -> Vec<NewEvent> {
@@ -330,6 +416,10 @@ impl Stage for Forward {
         self.client.timeout()
     }
 
+    fn takes_over(&self, handed_out: u64) {
+        self.arrivals.begin(handed_out);
+    }
+
     async fn catches_up(&self) -> anyhow::Result<()> {
         self.identity.orders.catch_up().await
     }
@@ -348,11 +438,14 @@ impl Stage for Forward {
             Ok(summary) => summary,
             Err(error) => return Ok(self.dead(attempt, request - 1, unreadable(&error))),
         };
+        if let Some(error) = self.unknown_rules(event)? {
+            return Ok(self.dead(attempt, request - 1, error));
+        }
         let plan = self.identity.plan(event).await.map_err(|error| cannot_see(&error))?;
         let posting = match &plan {
             Plan::End(ignored) => return Ok(vec![ignore(event, ignored)]),
             Plan::NotYours(why) => return Ok(vec![not_yours(event, request - 1, why)]),
-            Plan::Send(posting) | Plan::Confirm(_, posting) | Plan::News(posting, _) => posting,
+            Plan::Send(posting) | Plan::Confirm(_, posting) | Plan::News(posting, _) => posting.clone(),
         };
         if let Plan::Confirm(other, _) = &plan {
             attempt.confirming = Some(other.sequence);
@@ -361,45 +454,7 @@ impl Stage for Forward {
         if !is_news && self.expires(event).is_some_and(|at| at <= Utc::now()) {
             return Ok(self.dead(attempt, request - 1, expired(event)));
         }
-        let post = match self.client.post(posting.request, &event.envelope) {
-            Ok(post) => post,
-            Err(why) => return Ok(self.dead(attempt, request - 1, ErrorReport::of_order_id(why))),
-        };
-        let _slot = self.client.slot().await;
-        let pass = self.pass()?;
-        let (asked, is_trial) = (Instant::now(), pass.is_trial());
-        let verdict = self.client.forward(post, &event.envelope, posting).await;
-        self.measured.request(verdict.label(), asked.elapsed());
-        pass.record(shown_by(&verdict));
-        match verdict {
-            AnswerVerdict::Accepted(accepted) => self.accepted(event, request, accepted, summary, plan).await,
-            AnswerVerdict::Invalid(error) => match plan {
-                Plan::Confirm(first, _) => Err(Failure::Retry {
-                    next: Next::Quick(Duration::ZERO),
-                    record: vec![refused(&first, event, request, error)],
-                    for_creation: false,
-                }),
-                _ => Ok(self.dead(attempt, request, error)),
-            },
-            AnswerVerdict::UnknownOrder { error, is_certain } => {
-                let next = self.schedule.next(request, None, event.run_id());
-                // While it is uncertain whether the URL is right, news are not given up sooner than their order.
-                let next = next.filter(|_| !is_certain || Schedule::retries(request) < UNKNOWN_ORDER_RETRIES);
-                self.failed(attempt, error, next, true)
-            }
-            AnswerVerdict::Doubtful(error) => {
-                let next = self.next(request, None, event, is_trial);
-                self.failed(attempt, error, next, false)
-            }
-            AnswerVerdict::Temporary { error, after } => {
-                let next = self.next(request, after, event, is_trial);
-                self.failed(attempt, error, next, false)
-            }
-            AnswerVerdict::Misconfigured(error) => Err(Failure::Hold {
-                cause: error.message,
-                pause: self.gate.alone(),
-            }),
-        }
+        self.post(attempt, &posting, summary, plan).await
     }
 
     fn creates(event: &Recorded) -> bool {

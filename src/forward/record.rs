@@ -5,7 +5,7 @@ use chrono::Utc;
 use super::{Forward, classify::Accepted, identity::DUPLICATE_ORDER};
 use crate::{
     config,
-    delivery::stage::{self, give_up_confirming},
+    delivery::stage::{self, RequestFacts, give_up_knowing},
     event::{
         EventType, NewEvent, NotYours, Recorded,
         outcome::{DeadLettered, ErrorReport, ErrorType, Forwarded, Ignored, ORDER_EXPIRED, OUTCOME, OrderSummary},
@@ -76,15 +76,16 @@ pub(super) fn refused(first: &Recorded, other: &Recorded, attempts: u32, error: 
         error,
         confirmed_by: Some(other.sequence),
         confirming: None,
+        unposted: false,
     };
     let label = format!("refused/{}", other.run_id());
     NewEvent::new(first.follow(&label, EventType::OrderDeadLettered, Utc::now()), &dead)
 }
 
-pub(super) fn dead_letter(event: &Recorded, attempts: u32, error: ErrorReport, confirming: Option<u64>) -> NewEvent {
+pub(super) fn dead_letter(event: &Recorded, attempts: u32, error: ErrorReport, facts: RequestFacts) -> NewEvent {
     let provider = event.envelope.provider.to_string();
     metrics::counter!("webhooks_processed_total", "provider" => provider, "status" => "failed").increment(1);
-    give_up_confirming::<Forward>(event, OUTCOME, attempts, error, confirming)
+    give_up_knowing::<Forward>(event, OUTCOME, attempts, error, facts)
 }
 
 pub(super) fn unreadable(error: &serde_json::Error) -> ErrorReport {

@@ -95,6 +95,7 @@ fn rules(providers: &[ProviderConfig]) -> ProviderRules {
     let mut rules = ProviderRules::default();
     for provider in providers {
         let name = || provider.name.to_string();
+        rules.enabled.insert(name());
         let confirm = provider
             .outbound
             .as_ref()

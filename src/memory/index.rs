@@ -241,6 +241,14 @@ impl Index {
         }
     }
 
+    /// An empty one with the same hashes, so that the entries of both can be compared.
+    pub(super) fn alike(&self) -> Self {
+        Self {
+            hasher: self.hasher.clone(),
+            ..Self::with_limit(self.window, self.limit)
+        }
+    }
+
     /// Forgets everything.
     pub(super) fn clear(&mut self) {
         (self.growing, self.count) = (None, 0);

@@ -29,6 +29,18 @@ impl OrderEvents {
     pub(crate) fn of_branch(&self) -> impl DoubleEndedIterator<Item = IndexEntry> {
         self.found.iter().copied().filter(|found| found.branch == self.branch)
     }
+
+    /// Adds entries that were read from the log. Where both know an event, an end for good counts.
+    pub(super) fn add(&mut self, read: Vec<IndexEntry>) {
+        for entry in read {
+            match self.found.iter_mut().find(|found| found.sequence == entry.sequence) {
+                None => self.found.push(entry),
+                Some(known) if entry.state.is_certain() => *known = entry,
+                Some(_) => {}
+            }
+        }
+        self.found.sort_unstable_by_key(|found| found.sequence);
+    }
 }
 
 impl Orders {

@@ -7,6 +7,7 @@
 //!
 //! ARCHITECTURE.md, "Which order is which", defines an order's identity and its consequences.
 
+mod forgotten;
 mod index;
 mod look;
 mod waiting;
@@ -36,11 +37,7 @@ use self::{
     waiting::{WATCH_EVERY, Waiting},
 };
 use crate::{
-    event::{
-        Envelope, EventId, EventType, NewEvent, Recorded,
-        outcome::{DeadLettered, ErrorType, LANE_FULL, ORDER_EXPIRED},
-        stage::FORWARD,
-    },
+    event::{Envelope, EventId, EventType, NewEvent, Recorded, outcome::DeadLettered, stage::FORWARD},
     journal::{
         EVENTS, Journal,
         connection::Connection,
@@ -92,6 +89,7 @@ pub(crate) enum AnnouncedBy {
 pub struct Orders {
     connection: Arc<Connection>,
     identity: LogIdentity,
+    partitions: u16,
     window: TimeDelta,
     /// How long an entry is kept.
     kept: TimeDelta,
@@ -127,6 +125,7 @@ impl Orders {
         Self {
             connection: Arc::clone(journal.connection()),
             identity: journal.identity().clone(),
+            partitions: journal.partitions(),
             window,
             kept,
             index: Mutex::new(Index::new(kept)),
@@ -334,38 +333,7 @@ impl Orders {
         if envelope.event_type.is_for_provider() {
             return;
         }
-        let noted = noted(envelope, payload, sequence);
-        let mut index = self.index();
-        let prints = index.prints_of(envelope);
-        let mut is_whole = true;
-        match noted {
-            Noted::Nothing => {}
-            Noted::Place(state) => is_whole = index.put(prints, sequence, state, envelope.time),
-            // If the ignored event is a body, `forward` ignored it; otherwise `transform` did.
-            Noted::Ignored(cause, state) => {
-                let is_body = cause.is_some_and(|cause| index.settle(prints.order, cause, state));
-                if !is_body {
-                    is_whole = index.put(prints, sequence, EntryState::Ended, envelope.time);
-                }
-            }
-            Noted::Unposted(cause) => {
-                if !index.settle_unposted(prints.order, cause) {
-                    is_whole = index.put(prints, cause, EntryState::CreationRefused, envelope.time);
-                }
-            }
-            Noted::Outcome(cause, state) => {
-                if state == EntryState::CreationForwarded {
-                    is_whole = index.put(prints, sequence, EntryState::Created, envelope.time);
-                }
-                let cause = cause.or_else(|| cause_of(&mut index, prints, sequence));
-                if let Some(cause) = cause
-                    && !index.settle(prints.order, cause, state)
-                {
-                    is_whole &= index.put(prints, cause, state, envelope.time);
-                }
-            }
-        }
-        drop(index);
+        let is_whole = settle(&mut self.index(), envelope, payload, sequence);
         if !is_whole {
             self.tell_short();
         }
@@ -414,11 +382,54 @@ enum Noted {
     Outcome(Option<u64>, EntryState),
 }
 
+/// Notes an event in an index. False if older entries had to go before their time.
+fn settle(index: &mut Index, envelope: &Envelope, payload: &[u8], sequence: u64) -> bool {
+    let prints = index.prints_of(envelope);
+    let mut is_whole = true;
+    match noted(envelope, payload, sequence) {
+        Noted::Nothing => {}
+        Noted::Place(state) => is_whole = index.put(prints, sequence, state, envelope.time),
+        // If the ignored event is a body, `forward` ignored it; otherwise `transform` did.
+        Noted::Ignored(cause, state) => {
+            let is_body = cause.is_some_and(|cause| index.settle(prints.order, cause, state));
+            if !is_body {
+                is_whole = index.put(prints, sequence, EntryState::Ended, envelope.time);
+            }
+        }
+        Noted::Unposted(cause) => {
+            if !index.settle_unposted(prints.order, cause) {
+                is_whole = index.put(prints, cause, EntryState::CreationRefused, envelope.time);
+            }
+        }
+        Noted::Outcome(cause, state) => {
+            if state == EntryState::CreationForwarded {
+                is_whole = index.put(prints, sequence, EntryState::Created, envelope.time);
+            }
+            let cause = cause.or_else(|| cause_of(index, prints, sequence));
+            if let Some(cause) = cause
+                && !index.settle(prints.order, cause, state)
+            {
+                is_whole &= index.put(prints, cause, state, envelope.time);
+            }
+        }
+    }
+    is_whole
+}
+
+/// The state of a body without an outcome.
+fn body_state(envelope: &Envelope) -> EntryState {
+    if envelope.is_creation() {
+        EntryState::Creation
+    } else {
+        EntryState::NewsOpen
+    }
+}
+
 fn noted(envelope: &Envelope, payload: &[u8], sequence: u64) -> Noted {
     let (is_creation, cause) = (envelope.is_creation(), envelope.cause_sequence);
     let of = |creation, news| if is_creation { creation } else { news };
     match envelope.event_type {
-        EventType::OrderTransformed => Noted::Place(of(EntryState::Creation, EntryState::NewsOpen)),
+        EventType::OrderTransformed => Noted::Place(body_state(envelope)),
         EventType::OrderRejected | EventType::OrderFetchRequested => Noted::Place(EntryState::Ended),
         EventType::OrderIgnored => Noted::Ignored(cause, of(EntryState::CreationIgnored, EntryState::NewsIgnored)),
         EventType::OrderForwarded => {
@@ -432,11 +443,11 @@ fn noted(envelope: &Envelope, payload: &[u8], sequence: u64) -> Noted {
             Noted::Outcome(cause, of(created, EntryState::NewsForwarded))
         }
         EventType::OrderDeadLettered => match serde_json::from_slice::<DeadLettered>(payload) {
-            Ok(dead) if dead.stage == FORWARD.name && is_creation && is_unposted(&dead) && dead.sequence < sequence => {
+            Ok(dead) if dead.stage == FORWARD.name && is_creation && dead.is_unposted() && dead.sequence < sequence => {
                 Noted::Unposted(dead.sequence)
             }
             Ok(dead) if dead.stage == FORWARD.name => {
-                let given_up = if is_refused(&dead) {
+                let given_up = if dead.is_refused() {
                     EntryState::CreationRefused
                 } else {
                     EntryState::CreationUncertain
@@ -461,17 +472,6 @@ fn cause_of(index: &mut Index, prints: Prints, outcome: u64) -> Option<u64> {
     let open = of_webhook.clone().find(|found| found.state.is_open());
     open.or_else(|| of_webhook.rfind(|found| !matches!(found.state, EntryState::Created | EntryState::Ended)))
         .map(|found| found.sequence)
-}
-
-/// Whether the backend does not have what was given up: it said so. That no request is counted does not say that none was made:
-/// the instance that made it may have died before it recorded that.
-fn is_refused(dead: &DeadLettered) -> bool {
-    dead.error.error_type == ErrorType::Validation && dead.error.code != ORDER_EXPIRED
-}
-
-/// Whether no request of what was given up was made by then: its turn was spent on another announcement, or never came.
-fn is_unposted(dead: &DeadLettered) -> bool {
-    dead.confirming.is_some() || dead.error.code == LANE_FULL
 }
 
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {

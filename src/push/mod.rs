@@ -13,7 +13,10 @@ use serde_json::Value;
 use crate::{
     branches::{Branch, Branches},
     database::Database,
-    delivery::stage::{Before, Stage},
+    delivery::{
+        stage::{Before, Stage},
+        superseded::KnownAcceptances,
+    },
     event::{
         EventType, NewEvent, Recorded,
         outcome::{ErrorReport, ErrorType},
@@ -238,15 +241,19 @@ impl Stage for Push {
         longest.unwrap_or_default()
     }
 
+    fn acceptances(&self) -> impl KnownAcceptances {
+        &*self.orders
+    }
+
     async fn handle(&self, event: &Recorded, request: u32) -> Result<Vec<NewEvent>, Failure> {
         if event.envelope.event_type == EventType::MenuSyncReported {
             return Ok(Vec::new());
         }
         let Some(remote) = self.remotes.get(&*event.envelope.provider) else {
-            let provider = &event.envelope.provider;
-            if let Some(left) = self.not_enabled.leave(provider) {
+            if let Some(left) = self.not_enabled.leave(event) {
                 return Err(left);
             }
+            let provider = &event.envelope.provider;
             let message = format!(
                 "the hub that took this event up has no credentials for {provider}; set them and retry the dead letter"
             );

@@ -16,16 +16,25 @@ use crate::{
 /// Gives an event up after so many requests: counts it, says so, and returns what is to be recorded. `label` makes the
 /// new event's id (see [`crate::event::EventId::derive`]).
 pub fn give_up<S: Stage>(event: &Recorded, label: &str, requests: u32, error: ErrorReport) -> NewEvent {
-    give_up_confirming::<S>(event, label, requests, error, None)
+    give_up_knowing::<S>(event, label, requests, error, RequestFacts::default())
 }
 
-/// As [`give_up`], where the requests repeated that of another announcement, at the sequence `confirming`.
-pub fn give_up_confirming<S: Stage>(
+/// What is known of the requests of an event that is given up, beside their number.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RequestFacts {
+    /// See [`DeadLettered::confirming`].
+    pub confirming: Option<u64>,
+    /// See [`DeadLettered::unposted`].
+    pub unposted: bool,
+}
+
+/// As [`give_up`], with what is known of the requests.
+pub fn give_up_knowing<S: Stage>(
     event: &Recorded,
     label: &str,
     requests: u32,
     error: ErrorReport,
-    confirming: Option<u64>,
+    facts: RequestFacts,
 ) -> NewEvent {
     alarm(S::NAME, &event.envelope, requests, &error);
     let dead = DeadLettered {
@@ -35,7 +44,8 @@ pub fn give_up_confirming<S: Stage>(
         sequence: event.sequence,
         error,
         confirmed_by: None,
-        confirming,
+        confirming: facts.confirming,
+        unposted: facts.unposted,
     };
     NewEvent::new(event.follow(label, EventType::OrderDeadLettered, Utc::now()), &dead)
 }

@@ -77,6 +77,16 @@ impl Inherited {
             delivered,
         })
     }
+
+    /// The last event of the log that may have been delivered to any client. A consumer that was made anew does not know what was
+    /// delivered before.
+    pub(super) fn may_have_come(&self) -> u64 {
+        if self.has_floor && self.delivered >= self.floor.settled {
+            self.delivered
+        } else {
+            self.log.last
+        }
+    }
 }
 
 /// Whether an event on the log may have been parked. At the first start it cannot: no event was handed out, and none is older than

@@ -63,6 +63,8 @@ pub(super) struct OpenWork {
     pub(super) open: Vec<QueuedEvent>,
     /// The consumer's number of the last message that it delivered to any client.
     pub(super) handed_out: u64,
+    /// The last event of the log that may have been delivered to any client.
+    pub(super) delivered: u64,
     /// Events of a newer version that were handed out.
     pub(super) left: Vec<(u64, Newer)>,
     /// Events in lanes that have an outcome, though their lane does not say so; by what outcomes name ([`outcome_of`]).
@@ -81,12 +83,13 @@ pub(super) struct OpenWork {
 
 impl OpenWork {
     /// What is known before the log is read. `busy`: events that another instance still has requests for.
-    fn before_reading(info: &consumer::Info, log: LogState, lanes: Option<&LanesRead>, busy: &HashSet<u64>) -> Self {
+    fn before_reading(inherited: &Inherited, lanes: Option<&LanesRead>, busy: &HashSet<u64>) -> Self {
         let read = lanes.map_or(&[][..], |read| &read.lanes);
         let heads = read.iter().filter(|(_, lane)| busy.contains(&lane.head));
         Self {
-            handed_out: info.delivered.consumer_sequence,
-            end: log.last,
+            handed_out: inherited.info.delivered.consumer_sequence,
+            delivered: inherited.may_have_come(),
+            end: inherited.log.last,
             parked: lanes.map_or((0, 0), |read| (read.lanes.len(), read.requests)),
             elsewhere: heads.map(|(key, lane)| (lane.head, *key)).collect(),
             ..Self::default()
@@ -101,6 +104,10 @@ pub(super) async fn read<S: Stage>(
     tenure: &Tenure,
 ) -> anyhow::Result<OpenWork> {
     let (connection, times) = (journal.connection(), journal.connection().times());
+    let lanes_read = parked.as_ref().map(|(_, read)| read);
+    let inherited = Inherited::look::<S>(journal, lanes_read, tenure).await?;
+    let busy: HashSet<u64> = tenure.at_work().into_iter().flat_map(|busy| busy.events).collect();
+    let mut open_work = OpenWork::before_reading(&inherited, lanes_read, &busy);
     let Inherited {
         info,
         log,
@@ -109,7 +116,7 @@ pub(super) async fn read<S: Stage>(
         has_floor,
         is_new,
         delivered,
-    } = Inherited::look::<S>(journal, parked.as_ref().map(|(_, read)| read), tenure).await?;
+    } = inherited;
     let at_once = check.as_ref().filter(|check| check.is_of_other_log || is_new);
     let mut found = RecoveryScan {
         settled: floor.settled,
@@ -123,9 +130,6 @@ pub(super) async fn read<S: Stage>(
         log,
         trail: floor.trail.clone(),
     };
-    let busy: HashSet<u64> = tenure.at_work().into_iter().flat_map(|busy| busy.events).collect();
-    let lanes_read = parked.as_ref().map(|(_, read)| read);
-    let mut open_work = OpenWork::before_reading(&info, log, lanes_read, &busy);
     let (mut behind, mut before) = (Vec::new(), None);
     if let Some((check, (lanes, read))) = at_once.zip(parked.as_ref()) {
         found.in_lanes = read.lanes.iter().flat_map(|(_, lane)| lane.sequences()).collect();

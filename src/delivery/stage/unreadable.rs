@@ -79,6 +79,7 @@ pub(super) fn gone(request: &Recorded, stage: &str, sequence: u64, is_there: boo
         error,
         confirmed_by: None,
         confirming: None,
+        unposted: false,
     };
     let envelope = request.follow(OUTCOME, EventType::OrderDeadLettered, Utc::now());
     NewEvent::new(envelope, &dead)

@@ -23,6 +23,7 @@ use crate::{
     },
     delivery::superseded::{self, NewerEvent},
     event::EventId,
+    fault_injection,
     journal::form,
     operator::{
         acts::{self, Act, ActKind},
@@ -104,7 +105,10 @@ pub(super) async fn run(
             job: None,
         },
         as_json,
-        window: TimeDelta::from_std(config::order_memory(environment)?)?,
+        window: TimeDelta::from_std(fault_injection::time(
+            "order_memory",
+            config::order_memory(environment)?,
+        ))?,
         report: Report {
             dry_run: options.dry_run,
             count: 0,
@@ -253,7 +257,7 @@ impl Asking<'_> {
     fn note(&mut self, letter: &Letter, given_up: GivenUp, newer: Option<NewerEvent>) -> anyhow::Result<()> {
         let (mut superseded_by, mut repeat_of) = (None, None);
         if let Some(newer) = newer {
-            let (count, of) = if newer.is_repeat {
+            let (count, of) = if newer.is_repeat() {
                 (&mut self.report.repeats, &mut repeat_of)
             } else {
                 (&mut self.report.superseded, &mut superseded_by)

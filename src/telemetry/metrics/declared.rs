@@ -223,7 +223,7 @@ pub const METRICS: &[Metric] = &[
     counter(
         "events_left_total",
         &[STAGE],
-        "Total events left to another instance: events of a newer version, later events of the same orders, and one for each provider that is not enabled, by stage",
+        "Total events left to another instance: events of a newer version, later events of the same orders, and one each time that the stage is left for a provider that is not enabled, by stage",
     ),
     counter(
         "panics_total",
@@ -238,7 +238,7 @@ pub const METRICS: &[Metric] = &[
     gauge(
         "dead_letters_open",
         &[open("stage"), open("code"), open("provider")],
-        "Dead letters that were not retried yet, by stage, cause and provider; read from the log, so it is the same on every instance: use the maximum",
+        "Dead letters that are neither retried nor confirmed by another announcement, by stage, cause and provider; read from the log, so it is the same on every instance: use the maximum",
     ),
     gauge(
         "dead_letters_known",

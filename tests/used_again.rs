@@ -1,0 +1,203 @@
+//! Retries of what belongs to an order that the hub remembers no more: longer than `ORDER_MEMORY` after its webhook, the log still
+//! shows what became of the order, and whether another order has its number.
+
+use std::time::Duration;
+
+use webhook_hub::event::EventType;
+
+use crate::harness::{
+    World,
+    at_end::Ends,
+    backend::Answer,
+    careem::{change, order},
+    hub::{Hub, Settings, run},
+    log::payload,
+    outside::{CAREEM_POS, Outside},
+    platform::Say,
+};
+
+/// `ORDER_MEMORY` of these tests.
+const WINDOW: Duration = Duration::from_secs(4);
+const TIMES: &str = "order_memory=4s,order_memory_wait=1s";
+
+fn short_memory(settings: Settings) -> Settings {
+    settings.set("HUB_TEST_TIMES", TIMES)
+}
+
+/// Another announcement of an order, with another total, so with another key.
+fn corrected(id: &str) -> String {
+    order(id).replace("16.24", "26.24")
+}
+
+/// Another order that has the same number.
+fn other_order(id: &str) -> String {
+    order(id).replace("2025-10-01T12:00:00Z", "2025-10-04T12:00:00Z")
+}
+
+/// Only time makes an order leave the memory.
+async fn window_passes() {
+    tokio::time::sleep(WINDOW + Duration::from_millis(1500)).await;
+}
+
+impl World {
+    /// A hub that remembers nothing of what came before: it starts after the memory's window.
+    async fn forgetful_hub(&self, before: Hub) -> Hub {
+        assert!(before.terminate().await.0.success());
+        window_passes().await;
+        Hub::start(&short_memory(self.settings())).await
+    }
+
+    async fn dry_run(&self) -> String {
+        let settings = short_memory(self.nats.settings("hub"));
+        let ran = run(&settings, &["dead-letters", "retry", "--all", "--dry-run"]).await;
+        ran.expect_success().stdout
+    }
+}
+
+/// The cancellation of an order is a dead letter, and by the time of its retry another order has the number.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancellation_of_an_old_order_does_not_cancel_a_new_one() {
+    let world = World::new().await;
+    let hub = Hub::start(&short_memory(world.settings())).await;
+    world.careem.post(&hub, &order("CR-1")).await.event_id();
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    world.backend.next_for("CR-1", [Answer::status(422)]);
+    world.careem.post(&hub, &change("CR-1", "cancelled")).await.event_id();
+    world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    window_passes().await;
+    world.careem.post(&hub, &other_order("CR-1")).await.event_id();
+    world.log.wait_for(EventType::OrderForwarded, 2).await;
+    let dry = world.dry_run().await;
+    assert!(dry.contains("1 would end as superseded"), "{dry}");
+    let requests = world.backend.count();
+    world.retry_dead_letters().await;
+    world.log.wait_for(EventType::OrderIgnored, 1).await;
+    let ignored = &world.log.payloads(EventType::OrderIgnored, 1).await[0];
+    assert_eq!(ignored["reason"], "SUPERSEDED", "{ignored}");
+    let message = ignored["message"].as_str().unwrap();
+    assert!(message.contains("another order of this number"), "{message}");
+    assert!(message.contains("by hand"), "{message}");
+    assert_eq!(
+        ignored["internalOrderId"], "order-2",
+        "the order that has the number: {ignored}"
+    );
+    assert_eq!(world.backend.count(), requests, "the new order was told of it");
+    world.at_end(Ends::forwarded(2).ignored(1)).await;
+}
+
+/// The backend gave no answer to the other order, so it may have it: the cancellation could cancel it all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_the_backend_may_have_has_the_number() {
+    let world = World::new().await;
+    let settings = short_memory(world.settings())
+        .set("CIRCUIT_BREAKER_ENABLED", false)
+        .set("RETRY_DELAYS", "100ms")
+        .set("RETRY_MAX_ATTEMPTS", 1);
+    let hub = Hub::start(&settings).await;
+    for id in ["CR-unsure", "CR-refused"] {
+        world.careem.post(&hub, &order(id)).await.event_id();
+        world.backend.next_for(id, [Answer::Accept, Answer::status(422)]);
+        world.careem.post(&hub, &change(id, "cancelled")).await.event_id();
+    }
+    world.log.wait_for(EventType::OrderForwarded, 2).await;
+    let dead = world.log.wait_for(EventType::OrderDeadLettered, 2).await;
+    window_passes().await;
+    world.backend.always_for("CR-unsure", Some(Answer::status(503)));
+    world.backend.always_for("CR-refused", Some(Answer::status(422)));
+    for id in ["CR-unsure", "CR-refused"] {
+        world.careem.post(&hub, &other_order(id)).await.event_id();
+    }
+    world.log.wait_for(EventType::OrderDeadLettered, 4).await;
+    for id in ["CR-unsure", "CR-refused"] {
+        world.backend.always_for(id, None);
+    }
+    for dead in &dead[..2] {
+        let id = dead.envelope.id.to_string();
+        run(&world.nats.settings("hub"), &["dead-letters", "retry", &id])
+            .await
+            .expect_success();
+    }
+    let ignored = world.log.wait_for(EventType::OrderIgnored, 1).await;
+    assert_eq!(ignored[0].envelope.external_order_id, "CR-unsure");
+    // The backend refused the other order, so only the old one has the number.
+    let told = world.log.wait_for(EventType::OrderForwarded, 3).await;
+    assert_eq!(told[2].envelope.external_order_id, "CR-refused");
+    world.at_end(Ends::forwarded(3).ignored(1).dead_lettered(2)).await;
+}
+
+/// The provider did not take the status of an order, and another order has the number when a person retries it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_of_an_old_order_is_not_told_of_a_new_one() {
+    let outside = Outside::new(CAREEM_POS).await;
+    let hub = Hub::start(&short_memory(outside.settings())).await;
+    outside.world.careem.post(&hub, &order("CR-1")).await.event_id();
+    outside.world.log.wait_for(EventType::OrderForwarded, 1).await;
+    outside.provider.next([Say::status(400)]);
+    outside.ask(&hub, "CR-1", "accepted").await;
+    outside.payloads(EventType::OrderDeadLettered, 1).await;
+    window_passes().await;
+    outside.world.careem.post(&hub, &other_order("CR-1")).await.event_id();
+    outside.world.log.wait_for(EventType::OrderForwarded, 2).await;
+    let calls = outside.provider.calls().len();
+    outside.world.retry_dead_letters().await;
+    let ignored = outside.world.log.wait_for(EventType::OrderIgnored, 1).await;
+    assert_eq!(payload(&ignored[0])["reason"], "SUPERSEDED");
+    assert_eq!(
+        outside.provider.calls().len(),
+        calls,
+        "the provider was told of the new order"
+    );
+}
+
+/// The backend refused an order and took its corrected announcement. The refused one is retried when the memory has forgotten both:
+/// it ends as it would have ended before, and a person may still declare it to be an order of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_announcement_is_not_created_beside_its_correction() {
+    let world = World::new().await;
+    let hub = Hub::start(&short_memory(world.settings())).await;
+    world.backend.next_for("CR-1", [Answer::status(422)]);
+    world.careem.post(&hub, &order("CR-1")).await.event_id();
+    world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    world.careem.post(&hub, &corrected("CR-1")).await.event_id();
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    let _hub = world.forgetful_hub(hub).await;
+    world.retry_dead_letters().await;
+    let ignored = &world.log.payloads(EventType::OrderIgnored, 1).await[0];
+    assert_eq!(ignored["reason"], "DUPLICATE_ORDER", "{ignored}");
+    assert_eq!(ignored["differs"], true, "{ignored}");
+    assert_eq!(ignored["internalOrderId"], "order-1", "{ignored}");
+    assert_eq!(world.backend.accepted().len(), 1, "{:?}", world.backend.accepted());
+    world.at_end(Ends::forwarded(1).ignored(1)).await;
+    let ended = &world.log.wait_for(EventType::OrderIgnored, 1).await[0];
+    let id = ended.envelope.id.to_string();
+    run(&world.nats.settings("hub"), &["dead-letters", "retry", &id])
+        .await
+        .expect_success();
+    world.at_end(Ends::forwarded(2)).await;
+    assert_eq!(world.backend.accepted().len(), 2, "{:?}", world.backend.accepted());
+}
+
+/// All answers to an order were lost, and its corrected announcement was given up while the order was asked for. The backend has the
+/// order. The corrected one is retried when the memory has forgotten both: the first one's request is repeated before.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_announcement_that_the_backend_may_have_is_confirmed_after_the_window() {
+    let world = World::new().await;
+    let settings = short_memory(world.settings())
+        .set("CIRCUIT_BREAKER_ENABLED", false)
+        .set("RETRY_DELAYS", "100ms")
+        .set("RETRY_MAX_ATTEMPTS", 1);
+    let hub = Hub::start(&settings).await;
+    world.backend.next_for("CR-1", [Answer::Cut]);
+    world.backend.always_for("CR-1", Some(Answer::status(503)));
+    world.careem.post(&hub, &order("CR-1")).await.event_id();
+    world.careem.post(&hub, &corrected("CR-1")).await.event_id();
+    let dead = world.log.wait_for(EventType::OrderDeadLettered, 2).await;
+    world.backend.always_for("CR-1", None);
+    let _hub = world.forgetful_hub(hub).await;
+    let id = dead[1].envelope.id.to_string();
+    run(&world.nats.settings("hub"), &["dead-letters", "retry", &id])
+        .await
+        .expect_success();
+    world.at_end(Ends::forwarded(1).ignored(1)).await;
+    assert_eq!(world.backend.accepted().len(), 1, "{:?}", world.backend.accepted());
+}
