@@ -9,7 +9,7 @@ use anyhow::bail;
 use chrono::{DateTime, Utc};
 
 use super::{
-    CLOCK_SKEW,
+    CLOCK_SKEW, confirmed,
     filter::Filter,
     letter::{Letter, ListedMessage},
     retried::Retried,
@@ -103,7 +103,8 @@ impl Log {
         self.last_sequence
     }
 
-    /// The letters of a kind that pass the filter, page by page and in the log's order, retried or not.
+    /// The letters of a kind that pass the filter, page by page and in the log's order, retried or not. Those that are closed
+    /// without a retry are left out: another announcement has confirmed that the backend has their order.
     pub fn letters(&self, kind: LetterKind, filter: &Filter) -> Pages {
         self.letters_after(0, kind, filter)
     }
@@ -128,7 +129,17 @@ impl Log {
             kind,
             filter: filter.clone(),
             last_sequence: self.last_sequence,
+            with_confirmed: false,
         }
+    }
+
+    /// Whether another announcement has confirmed that the backend has a letter's order.
+    ///
+    /// # Errors
+    /// If NATS does not answer.
+    pub async fn is_confirmed(&self, letter: &Letter) -> anyhow::Result<bool> {
+        let confirmed = confirmed::confirmed(&self.connection, std::iter::once(letter)).await?;
+        Ok(confirmed.contains(&letter.id()))
     }
 
     /// The retried letters. A retry is later than its dead letter, so the same filter finds all relevant ones.
@@ -266,9 +277,19 @@ pub struct Pages {
     kind: LetterKind,
     filter: Filter,
     last_sequence: u64,
+    with_confirmed: bool,
 }
 
 impl Pages {
+    /// The same, with those that another announcement has confirmed.
+    #[must_use]
+    pub fn with_confirmed(self) -> Self {
+        Self {
+            with_confirmed: true,
+            ..self
+        }
+    }
+
     /// The next page, which may be empty; none at the end.
     ///
     /// # Errors
@@ -302,7 +323,23 @@ impl Pages {
             // Its provider, stage and code are unknown, so only an unfiltered list shows it.
             ListedMessage::Garbage(_) => self.kind == LetterKind::Dead && self.filter.is_about_place_only(),
         });
+        if !self.with_confirmed {
+            self.leave_out_confirmed(&mut page).await?;
+        }
         Ok(Some(page))
+    }
+
+    async fn leave_out_confirmed(&self, page: &mut Vec<ListedMessage>) -> anyhow::Result<()> {
+        let letters = page.iter().filter_map(|found| match found {
+            ListedMessage::Letter(letter) => Some(&**letter),
+            ListedMessage::Garbage(_) => None,
+        });
+        let confirmed = confirmed::confirmed(&self.connection, letters).await?;
+        page.retain(|found| match found {
+            ListedMessage::Letter(letter) => !confirmed.contains(&letter.id()),
+            ListedMessage::Garbage(_) => true,
+        });
+        Ok(())
     }
 
     fn first(&mut self) -> Option<Located> {
@@ -320,7 +357,7 @@ pub async fn named(log: &Log, ids: &[EventId]) -> anyhow::Result<Vec<Letter>> {
     let wanted: HashSet<EventId> = ids.iter().copied().collect();
     let mut found: Vec<Letter> = Vec::new();
     for kind in [LetterKind::Dead, LetterKind::Ignored] {
-        let mut pages = log.letters(kind, &Filter::default());
+        let mut pages = log.letters(kind, &Filter::default()).with_confirmed();
         while found.len() < wanted.len()
             && let Some(page) = pages.next().await?
         {

@@ -1,19 +1,23 @@
-//! The open dead letters: given up or rejected, and not retried.
+//! The open dead letters: given up or rejected, and neither retried nor confirmed by another announcement of their order.
 //!
 //! Read from the log's beginning once, and from there on as the log grows. An open one takes some 100 bytes in memory.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
 
 use anyhow::Context as _;
 
 use crate::{
+    dead_letters::confirmed::confirmed_after,
     event::{
         EventId, EventType, Recorded,
         outcome::{self, DeadLettered, Rejected},
-        stage::TRANSFORM,
+        stage::{FORWARD, TRANSFORM},
     },
     journal::{
-        EVENTS,
+        EVENTS, codec,
         connection::Connection,
         read::{Entry, LogReader, Start},
     },
@@ -64,6 +68,7 @@ impl Letters {
             ] {
                 self.read(connection, event_type, end).await?;
             }
+            self.close_confirmed(connection).await?;
             self.position = end;
         }
         self.open.forget_before(info.state.first_sequence);
@@ -72,6 +77,21 @@ impl Letters {
         }
         self.open.show();
         metrics::gauge!("dead_letters_known").set(if self.open.is_full() { 0.0 } else { 1.0 });
+        Ok(())
+    }
+
+    /// Closes letters of orders that the backend has, as it said when another announcement came. Only the providers of such letters
+    /// are read.
+    async fn close_confirmed(&mut self, connection: &Connection) -> anyhow::Result<()> {
+        for (provider, first) in self.open.unsure_by_provider() {
+            let subjects = format!(
+                "{}.{}.>",
+                EventType::OrderForwarded.subject_root(),
+                codec::token(&provider)
+            );
+            let confirmed = confirmed_after(connection, subjects, first.max(self.position)).await?;
+            self.open.close(&confirmed);
+        }
         Ok(())
     }
 
@@ -103,6 +123,8 @@ impl Letters {
 struct OpenLetters {
     by_id: HashMap<EventId, u64>,
     by_place: BTreeMap<u64, (EventId, Cause)>,
+    /// Letters of new orders that the backend may have: provider and place of the announcement, by the letter's place.
+    unsure: BTreeMap<u64, (Arc<str>, u64)>,
     counts: HashMap<Cause, u64>,
     /// Causes that have a series.
     shown: HashSet<Cause>,
@@ -123,6 +145,10 @@ impl OpenLetters {
         if self.is_full() || self.by_id.contains_key(&id) {
             return;
         }
+        if let Some(announcement) = unsure_announcement(event) {
+            let provider = Arc::clone(&event.envelope.provider);
+            self.unsure.insert(event.sequence, (provider, announcement));
+        }
         let (stage, code) = stage_and_code(event);
         let mut cause = (cut(&stage), cut(&code), cut(&event.envelope.provider));
         if !self.counts.contains_key(&cause) && self.counts.len() >= MAX_CAUSES {
@@ -133,7 +159,32 @@ impl OpenLetters {
         self.by_place.insert(event.sequence, (id, cause));
     }
 
+    /// The providers of letters that may be confirmed, each with the place of its first one.
+    fn unsure_by_provider(&self) -> BTreeMap<Arc<str>, u64> {
+        let mut first = BTreeMap::new();
+        for (place, (provider, _)) in &self.unsure {
+            first.entry(Arc::clone(provider)).or_insert(*place);
+        }
+        first
+    }
+
+    /// Closes letters with announcements that were confirmed later, by where that is recorded.
+    fn close(&mut self, confirmed: &BTreeMap<u64, u64>) {
+        if confirmed.is_empty() {
+            return;
+        }
+        let is_confirmed = |(place, (_, announcement)): (&u64, &(Arc<str>, u64))| {
+            confirmed
+                .get(announcement)
+                .is_some_and(|at| at > place)
+                .then_some(*place)
+        };
+        let closed: Vec<_> = self.unsure.iter().filter_map(is_confirmed).collect();
+        closed.into_iter().for_each(|place| self.remove(place));
+    }
+
     fn remove(&mut self, sequence: u64) {
+        self.unsure.remove(&sequence);
         if let Some((id, cause)) = self.by_place.remove(&sequence) {
             self.by_id.remove(&id);
             if let Some(count) = self.counts.get_mut(&cause) {
@@ -154,6 +205,7 @@ impl OpenLetters {
     fn clear(&mut self) {
         self.by_id.clear();
         self.by_place.clear();
+        self.unsure.clear();
         self.counts.values_mut().for_each(|count| *count = 0);
     }
 
@@ -197,6 +249,14 @@ fn stage_and_code(event: &Recorded) -> (String, String) {
         Ok(said) => (said.stage, said.error.code),
         Err(_) => (OTHER.to_owned(), OTHER.to_owned()),
     }
+}
+
+/// The place of the new order that a letter is about, if the backend may have the order.
+fn unsure_announcement(letter: &Recorded) -> Option<u64> {
+    let is_given_up = letter.envelope.event_type == EventType::OrderDeadLettered && letter.envelope.is_creation();
+    let dead: DeadLettered = is_given_up.then(|| serde_json::from_slice(&letter.payload).ok())??;
+    let is_unsure = dead.stage == FORWARD.name && !dead.is_refused();
+    is_unsure.then_some(dead.sequence)
 }
 
 fn cut(text: &str) -> String {
@@ -266,6 +326,33 @@ mod tests {
         assert_eq!(counts(&open)["forward BACKEND_422"], 1);
         open.forget_before(4);
         assert_eq!(counts(&open), BTreeMap::from([("forward INVALID_ORDER".to_owned(), 1)]));
+    }
+
+    #[test]
+    fn a_letter_is_closed_when_its_order_is_confirmed_later() {
+        let mut open = OpenLetters::default();
+        let letter = |sequence: u64, announcement: u64, error: &str| {
+            let error = json!({ "type": error, "code": "BACKEND_503", "message": "m" });
+            let payload = json!({ "attempts": 1, "stage": "forward", "sequence": announcement, "error": error });
+            Recorded {
+                payload: payload.to_string().into(),
+                ..event(sequence, EventType::OrderDeadLettered, None, "")
+            }
+        };
+        for letter in [
+            letter(5, 2, "temporary"),
+            letter(6, 3, "validation"),
+            letter(9, 4, "temporary"),
+        ] {
+            open.apply(&letter);
+        }
+        assert_eq!(open.unsure_by_provider(), BTreeMap::from([("careem".into(), 5)]));
+        // The letter at 9 is later than that: it was given up again.
+        open.close(&BTreeMap::from([(2, 7), (3, 7), (4, 8)]));
+        assert_eq!(open.by_place.keys().copied().collect::<Vec<_>>(), [6, 9]);
+        assert_eq!(open.unsure_by_provider(), BTreeMap::from([("careem".into(), 9)]));
+        open.forget_before(10);
+        assert!(open.unsure.is_empty());
     }
 
     #[test]

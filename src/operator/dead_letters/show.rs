@@ -73,6 +73,10 @@ enum Payload {
     Text(String),
 }
 
+const OPEN: &str = "open";
+/// Closed without a retry: another announcement showed that the backend has the order.
+const CONFIRMED: &str = "confirmed";
+
 /// Runs the command. `reveals`: also with the payload, which is recorded before it is printed.
 pub(super) async fn run(
     log: &Log,
@@ -86,11 +90,15 @@ pub(super) async fn run(
         None => None,
     };
     let story = story::read(log, &letter).await?;
+    let is_confirmed = log.is_confirmed(&letter).await?;
     if let Some((environment, options)) = reveals {
         let arguments = json!({ "deadLetter": id });
         acts::reveal(&log.connection, environment, options, arguments).await?;
     }
-    let shown = shown(&letter, given_up.as_ref(), story, reveals.is_some());
+    let mut shown = shown(&letter, given_up.as_ref(), story, reveals.is_some());
+    if is_confirmed && shown.state == OPEN {
+        shown.state = CONFIRMED;
+    }
     print(as_json, &shown, &shown)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -116,7 +124,7 @@ fn shown<'a>(
         request_id: &envelope.request_id,
         received_at: envelope.received_at,
         branch: envelope.branch.as_deref(),
-        state: if retried { "retried" } else { "open" },
+        state: if retried { "retried" } else { OPEN },
         dead_letter: letter.facts.as_ref().ok(),
         unreadable: letter.facts.as_ref().err().map(String::as_str),
         given_up: given_up.map(|event| ShownEvent {
