@@ -394,6 +394,10 @@ async fn another_order(
         let (one, other) = (&event.envelope, &outcome.envelope);
         other.is_creation() && other.received_at - one.received_at > window && may_be_created(outcome)
     };
+    // Before that no order can be so much later.
+    if Utc::now() - event.envelope.received_at <= window {
+        return Ok(None);
+    }
     let after = Start::Sequence(event.sequence + 1);
     for event_type in [EventType::OrderForwarded, EventType::OrderDeadLettered] {
         let subjects = subjects(event, event_type, branch, partition);

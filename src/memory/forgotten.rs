@@ -25,7 +25,7 @@ impl Orders {
     pub(crate) async fn history(&self, event: &Recorded) -> anyhow::Result<OrderEvents> {
         let mut known = self.known(event);
         let since = event.envelope.received_at - self.window;
-        if !superseded::is_late(event) || self.reaches_back_to(since) {
+        if !superseded::is_late(event) || lock(&self.index).complete_since <= since {
             return Ok(known);
         }
         let ends = self.ends(event, since).await?;
@@ -34,10 +34,6 @@ impl Orders {
         let order = forgotten.prints_of(&event.envelope).order;
         known.add(forgotten.of(order));
         Ok(known)
-    }
-
-    fn reaches_back_to(&self, time: DateTime<Utc>) -> bool {
-        lock(&self.index).reaches_back_to().is_some_and(|oldest| oldest <= time)
     }
 
     /// The outcomes about an event's order since a time, in the log's order.

@@ -223,6 +223,8 @@ pub(super) struct Index {
     segments: VecDeque<Segment>,
     growing: Option<Growing>,
     count: usize,
+    /// Of what is older, entries may be missing.
+    pub(super) complete_since: DateTime<Utc>,
 }
 
 impl Index {
@@ -238,20 +240,20 @@ impl Index {
             segments: VecDeque::new(),
             growing: None,
             count: 0,
+            complete_since: DateTime::<Utc>::MAX_UTC,
         }
     }
 
     /// An empty one with the same hashes, so that the entries of both can be compared.
     pub(super) fn alike(&self) -> Self {
-        Self {
-            hasher: self.hasher.clone(),
-            ..Self::with_limit(self.window, self.limit)
-        }
+        let mut alike = Self::with_limit(self.window, self.limit);
+        alike.hasher = self.hasher.clone();
+        alike
     }
 
     /// Forgets everything.
     pub(super) fn clear(&mut self) {
-        (self.growing, self.count) = (None, 0);
+        (self.growing, self.count, self.complete_since) = (None, 0, DateTime::<Utc>::MAX_UTC);
         self.segments.clear();
     }
 
@@ -374,10 +376,12 @@ impl Index {
     }
 
     fn drop_oldest(&mut self) {
-        let gone = self.segments.pop_front().map(|segment| segment.entries.len());
+        let sealed = self.segments.pop_front();
+        let gone = sealed.map(|segment| (segment.entries.len(), segment.newest));
         // If one segment reaches the limit, the growing one is the only one.
-        let gone = gone.or_else(|| mem::take(&mut self.growing).map(|growing| growing.entries.len()));
-        self.count -= gone.unwrap_or_default();
+        let gone = gone.or_else(|| mem::take(&mut self.growing).map(|growing| (growing.entries.len(), growing.newest)));
+        let (count, newest) = gone.unwrap_or_default();
+        (self.count, self.complete_since) = (self.count - count, self.complete_since.max(newest));
     }
 
     /// When the newest entry of the oldest segment was made: how far back all is known.

@@ -199,7 +199,11 @@ impl Orders {
         self.look_at_log().await?;
         self.is_lost.store(false, Ordering::Relaxed);
         let start = match *self.position.borrow() {
-            0 => Start::Time(Utc::now() - self.kept),
+            0 => {
+                let since = Utc::now() - self.kept;
+                self.index().complete_since = since;
+                Start::Time(since)
+            }
             position => Start::Sequence(position + 1),
         };
         let mut reader = LogReader::of_subjects(&self.connection, SUBJECTS, start);
