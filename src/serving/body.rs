@@ -1,24 +1,24 @@
 //! Reads a body within its limits: size on the wire and after decompression, time, and memory of all bodies together.
 
-use std::{
-    io::{self, Read},
-    time::Duration,
-};
+use std::time::Duration;
 
 use axum::{
     body::Body,
     http::{HeaderMap, header},
 };
 use bytes::{Bytes, BytesMut};
-use flate2::read::{MultiGzDecoder, ZlibDecoder};
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 
-use self::reservation::MemoryReservation;
 pub use self::reservation::{BodyBudget, Sender, SenderClass};
+use self::{
+    inflate::{AT_ONCE, InflateProgress, Inflating, Work},
+    reservation::MemoryReservation,
+};
 use super::{heavy::Heavy, refusal::Reason};
 use crate::fault_injection;
 
+mod inflate;
 mod reservation;
 
 /// How long a body may come as slowly as it likes.
@@ -27,18 +27,6 @@ const GRACE: Duration = Duration::from_secs(5);
 const LEAST_RATE: f64 = 1024.0;
 /// Room that is made at once for a body that says how long it is; what it says is not believed further than this.
 const MAX_PREALLOCATED_BYTES: usize = 64 * 1024;
-
-/// How many times its packed size a body may have: more is made to cost CPU, and the sender is not verified yet.
-const MAX_RATIO: usize = 32;
-/// Up to here the ratio does not count: a short text that repeats itself packs well.
-const RATIO_FREE_BYTES: usize = 256 * 1024;
-/// Decompressed bytes that are read at a time.
-const PIECE_BYTES: usize = 8 * 1024;
-/// Decompressed bytes up to which a body is decompressed where its request is handled, without another thread: some
-/// 0.2 ms of work. An order has a few KB.
-const INFLATED_AT_ONCE_BYTES: usize = 64 * 1024;
-/// Memory of a decoder: its window of 32 KB and its tables.
-const DECODER_BYTES: usize = 48 * 1024;
 
 /// Most bytes of a refused body that are read and discarded, and the time for it.
 const MAX_DISCARDED_BYTES: usize = 16 * 1024 * 1024;
@@ -61,9 +49,13 @@ enum Encoding {
 }
 
 fn encoding(headers: &HeaderMap) -> Result<Encoding, Reason> {
-    let Some(value) = headers.get(header::CONTENT_ENCODING) else {
+    let mut values = headers.get_all(header::CONTENT_ENCODING).iter();
+    let Some(value) = values.next() else {
         return Ok(Encoding::Identity);
     };
+    if values.next().is_some() {
+        return Err(Reason::UnreadableBody("it has more than one content-encoding"));
+    }
     match value.to_str().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
         "" | "identity" => Ok(Encoding::Identity),
         "gzip" | "x-gzip" => Ok(Encoding::Gzip),
@@ -124,7 +116,7 @@ pub async fn read(headers: &HeaderMap, body: Body, reading: &BodyLimits<'_>) -> 
     }
     let mut inflating = Inflating::new(encoding, held, reading);
     // Most bodies end here. The rest of a large one runs apart, because it would delay other requests.
-    if inflating.go_on(INFLATED_AT_ONCE_BYTES)? == InflateProgress::Done {
+    if inflating.go_on(AT_ONCE)? == InflateProgress::Done {
         return inflating.finish();
     }
     inflating.count_the_decoder()?;
@@ -132,7 +124,7 @@ pub async fn read(headers: &HeaderMap, body: Body, reading: &BodyLimits<'_>) -> 
     // The work owns both reservations: it continues when the client hangs up, so its memory must stay reserved.
     let rest = move || {
         let _turn = turn;
-        inflating.go_on(usize::MAX)?;
+        inflating.go_on(Work::ALL)?;
         inflating.finish()
     };
     tokio::task::spawn_blocking(rest).await.map_err(|_| Reason::Internal)?
@@ -182,123 +174,6 @@ async fn on_the_wire(mut body: Body, announced: usize, reading: &BodyLimits<'_>)
         bytes: first.unwrap_or_else(|| whole.freeze()),
         _room: reservation,
     })
-}
-
-/// Takes a body apart; what is left of it after its end can be told.
-enum Decoder {
-    Gzip(Box<MultiGzDecoder<io::Cursor<Bytes>>>),
-    Deflate(ZlibDecoder<io::Cursor<Bytes>>),
-}
-
-impl Decoder {
-    fn read(&mut self, piece: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Gzip(decoder) => decoder.read(piece),
-            Self::Deflate(decoder) => decoder.read(piece),
-        }
-    }
-
-    /// Whether all of the packed bytes belong to it. What follows a gzip member is read as another one, and refused where it is
-    /// none, zeros included: no HTTP client pads.
-    fn is_at_end(&self) -> bool {
-        match self {
-            Self::Gzip(_) => true,
-            Self::Deflate(decoder) => decoder.total_in() == decoder.get_ref().get_ref().len() as u64,
-        }
-    }
-}
-
-/// A body that is being decompressed. Its room grows with what has come out of it.
-struct Inflating {
-    decoder: Decoder,
-    whole: Vec<u8>,
-    max_bytes: usize,
-    /// The limit of its decompressed size, by its compressed size.
-    most: usize,
-    reservation: MemoryReservation,
-    /// Bytes that take up room beside what has come out.
-    beside: usize,
-    /// Of the compressed body, which the decoder reads.
-    _compressed: MemoryReservation,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum InflateProgress {
-    Done,
-    More,
-}
-
-impl Inflating {
-    fn new(encoding: Encoding, compressed: BufferedBody, reading: &BodyLimits<'_>) -> Self {
-        let BufferedBody { bytes, _room } = compressed;
-        let most = bytes.len().saturating_mul(MAX_RATIO).max(RATIO_FREE_BYTES);
-        let source = io::Cursor::new(bytes);
-        let decoder = match encoding {
-            Encoding::Deflate => Decoder::Deflate(ZlibDecoder::new(source)),
-            Encoding::Gzip | Encoding::Identity => Decoder::Gzip(Box::new(MultiGzDecoder::new(source))),
-        };
-        let reservation = reading.budget.reservation(reading.sender);
-        reservation.is_whole();
-        Self {
-            decoder,
-            whole: Vec::new(),
-            max_bytes: reading.max_bytes,
-            most,
-            reservation,
-            beside: 0,
-            _compressed: _room,
-        }
-    }
-
-    /// Decompresses until all is out, or until this much is.
-    ///
-    /// # Errors
-    /// [`Reason::PayloadTooLarge`], [`Reason::UnpacksTooFar`], [`Reason::UnreadableBody`], or as [`MemoryReservation::resize`] where there is no room for more.
-    fn go_on(&mut self, until: usize) -> Result<InflateProgress, Reason> {
-        let mut piece = [0; PIECE_BYTES];
-        while self.whole.len() < until {
-            let read = match self.decoder.read(&mut piece) {
-                Ok(0) if self.decoder.is_at_end() => return Ok(InflateProgress::Done),
-                Ok(0) => return Err(Reason::UnreadableBody("something follows its packed bytes")),
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => return Err(Reason::UnreadableBody("it cannot be decompressed")),
-            };
-            let length = self.whole.len() + read;
-            if length > self.max_bytes {
-                return Err(Reason::PayloadTooLarge(self.max_bytes));
-            }
-            if length > self.most {
-                return Err(Reason::UnpacksTooFar(MAX_RATIO));
-            }
-            if length > self.whole.capacity() {
-                let capacity = length.max(2 * self.whole.capacity()).min(self.max_bytes);
-                self.reservation.resize(capacity + self.beside)?;
-                self.whole.reserve_exact(capacity - self.whole.len());
-            }
-            self.whole.extend_from_slice(&piece[..read]);
-        }
-        Ok(InflateProgress::More)
-    }
-
-    /// Takes room for the decoder itself: as many may be at work as there are threads for it.
-    fn count_the_decoder(&mut self) -> Result<(), Reason> {
-        self.beside = DECODER_BYTES;
-        self.reservation.resize(self.whole.capacity() + self.beside)
-    }
-
-    /// The decompressed body, with exactly the memory that it needs.
-    fn finish(self) -> Result<BufferedBody, Reason> {
-        let Self {
-            whole, mut reservation, ..
-        } = self;
-        let bytes = Bytes::from(whole.into_boxed_slice());
-        reservation.resize(bytes.len())?;
-        Ok(BufferedBody {
-            bytes,
-            _room: reservation,
-        })
-    }
 }
 
 #[cfg(test)]

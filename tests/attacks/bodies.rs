@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use super::{PATH, Siege, good, signed};
 use crate::harness::{
     careem::{SECRET, order, sign},
-    packed::{gzip, padded, zlib},
+    packed::{empty_blocks, gzip, padded, zlib},
     raw::{Raw, request},
     wait::{PATIENCE, eventually},
 };
@@ -97,6 +97,12 @@ async fn a_body_that_cannot_be_decompressed_is_refused() {
         ("in a way that nobody knows", "br", whole.clone()),
         ("with something behind it", "gzip", [&whole[..], b"and more"].concat()),
         ("with zeros behind it", "gzip", [&whole[..], &[0; 512]].concat()),
+        (
+            "of empty members",
+            "gzip",
+            [gzip(b"").repeat(200_000), whole.clone()].concat(),
+        ),
+        ("of empty blocks", "deflate", empty_blocks(800_000, plain.as_bytes())),
         (
             "with something behind it",
             "deflate",

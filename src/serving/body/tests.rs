@@ -1,8 +1,11 @@
-use std::io::Write;
+use std::io::{self, Write};
 
 use flate2::{Compression, write::GzEncoder};
 
-use super::*;
+use super::{
+    inflate::{AT_ONCE, EXPANSION_FREE_BYTES, MAX_MEMBERS, MAX_RATIO, RATIO_FREE_BYTES},
+    *,
+};
 
 /// As much as there is where memory is not short.
 const ROOMY: usize = 32 * 1024 * 1024;
@@ -22,12 +25,7 @@ async fn read_of(
     max_bytes: usize,
     time: Duration,
 ) -> Result<BufferedBody, Reason> {
-    let sender = Sender {
-        address: "203.0.113.9".parse().unwrap(),
-        class: SenderClass::Stranger,
-        provider: "careem".into(),
-    };
-    let (budget, heavy, sender) = (budget, &Heavy::default(), &sender);
+    let (heavy, sender) = (&Heavy::default(), &stranger());
     let reading = BodyLimits {
         budget,
         heavy,
@@ -36,6 +34,14 @@ async fn read_of(
         time,
     };
     read(headers, body, &reading).await
+}
+
+fn stranger() -> Sender {
+    Sender {
+        address: "203.0.113.9".parse().unwrap(),
+        class: SenderClass::Stranger,
+        provider: "careem".into(),
+    }
 }
 
 fn gzip(plain: &[u8]) -> Vec<u8> {
@@ -273,4 +279,113 @@ async fn a_body_has_a_minimum_rate() {
     )
     .await;
     assert_eq!(read.unwrap().bytes.len(), 102_400);
+}
+
+fn deflated() -> HeaderMap {
+    HeaderMap::from_iter([(header::CONTENT_ENCODING, "deflate".parse().unwrap())])
+}
+
+/// A deflate stream that begins with so many empty blocks.
+fn empty_blocks(count: usize, plain: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(plain).unwrap();
+    let packed = encoder.finish().unwrap();
+    // Each is stored, not the last, and has no bytes.
+    let blocks = [0, 0, 0, 0xff, 0xff].repeat(count);
+    [&packed[..2], &blocks, &packed[2..]].concat()
+}
+
+/// A deflate stream with 20,000 bytes, and so many empty blocks behind them.
+fn emptied(count: usize) -> Vec<u8> {
+    const LENGTH: u16 = 20_000;
+    let head = [&[0x78, 0x9c, 0][..], &LENGTH.to_le_bytes(), &(!LENGTH).to_le_bytes()].concat();
+    let blocks = [0, 0, 0, 0xff, 0xff].repeat(count);
+    [&head[..], &[b' '; LENGTH as usize], &blocks].concat()
+}
+
+/// Packed bytes cost a processor also where nothing comes out of them.
+#[tokio::test]
+async fn packed_bytes_without_content_are_refused() {
+    let budget = BodyBudget::all(ROOMY);
+    let read = async |headers: &HeaderMap, packed: Vec<u8>| {
+        read_of(headers, Body::from(packed), &budget, 5_000_000, SECOND).await
+    };
+    let next_to_no_content = Reason::UnreadableBody("its packed bytes have next to no content");
+    let too_many_members = Reason::UnreadableBody("it has too many gzip members");
+    for (what, headers, packed, refusal) in [
+        ("members", gzipped(), gzip(b"").repeat(200_000), &too_many_members),
+        (
+            "blocks",
+            deflated(),
+            empty_blocks(900_000, b"hello"),
+            &next_to_no_content,
+        ),
+        // Some content does not pay for the rest.
+        (
+            "members of one byte",
+            gzipped(),
+            gzip(b"x").repeat(MAX_MEMBERS + 1),
+            &too_many_members,
+        ),
+        ("blocks behind content", deflated(), emptied(9_000), &next_to_no_content),
+        (
+            "a long name",
+            gzipped(),
+            named(EXPANSION_FREE_BYTES + 1),
+            &next_to_no_content,
+        ),
+    ] {
+        assert_eq!(&read(&headers, packed).await.unwrap_err(), refusal, "{what}");
+    }
+    // The neighbours: some empty blocks, as an encoder that is flushed writes, many members, a name.
+    let flushed = empty_blocks(EXPANSION_FREE_BYTES / 5 - 10, b"hello");
+    for (headers, packed, length) in [
+        (deflated(), flushed, 5),
+        (gzipped(), gzip(b"hello").repeat(MAX_MEMBERS), 5 * MAX_MEMBERS),
+        (gzipped(), named(1000), 5),
+    ] {
+        assert_eq!(read(&headers, packed).await.unwrap().bytes.len(), length);
+    }
+    assert_eq!(budget.held(), 0);
+}
+
+/// A gzip member whose head has a name of so many bytes.
+fn named(bytes: usize) -> Vec<u8> {
+    let builder = flate2::GzBuilder::new().filename(vec![b'n'; bytes]);
+    let mut encoder = builder.write(Vec::new(), Compression::best());
+    encoder.write_all(b"hello").unwrap();
+    encoder.finish().unwrap()
+}
+
+/// What takes long waits for a turn, by what goes in as well as by what comes out.
+#[tokio::test(start_paused = true)]
+async fn large_bodies_wait_for_a_turn() {
+    let (budget, heavy, sender) = (BodyBudget::all(ROOMY), Heavy::default(), stranger());
+    let reading = BodyLimits {
+        budget: &budget,
+        heavy: &heavy,
+        sender: &sender,
+        max_bytes: 5_000_000,
+        time: SECOND,
+    };
+    let noise: Vec<u8> = std::iter::successors(Some(1_u64), |state| {
+        Some(state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1))
+    })
+    .map(|state| (state >> 56) as u8)
+    .take(AT_ONCE.packed + 1000)
+    .collect();
+    assert!(noise.len() < AT_ONCE.unpacked);
+    let text = vec![b' '; AT_ONCE.unpacked + 1000];
+    let read = async |plain: &[u8]| read(&gzipped(), Body::from(gzip(plain)), &reading).await;
+    let turn = heavy.permit(SenderClass::Stranger).await.unwrap();
+    for large in [&noise, &text] {
+        assert_eq!(read(large).await.unwrap_err(), Reason::Overloaded);
+    }
+    // Others do not wait.
+    assert!(read(&noise[..AT_ONCE.packed - 1000]).await.is_ok());
+    assert!(read(&text[..AT_ONCE.unpacked - 1000]).await.is_ok());
+    drop(turn);
+    for large in [&noise, &text] {
+        assert_eq!(&read(large).await.unwrap().bytes[..], &large[..]);
+    }
 }
