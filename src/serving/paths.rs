@@ -23,20 +23,42 @@ pub(crate) fn unknown_provider(headers: &HeaderMap) -> Response<Body> {
     Reason::ProviderNotFound.response(&request_id::of(headers))
 }
 
+/// Bytes of a request's line and headers. The HTTP library takes up to twice as many where they come in one piece.
+pub(crate) const MAX_HEAD_BYTES: usize = 32 * 1024;
+/// Around a name and its value: colon, space and line end.
+const AROUND_HEADER: usize = 4;
+
+/// How large the head of a request is, but for its method and version.
+fn head_bytes(request: &Request) -> usize {
+    let path = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
+    let headers = request.headers().iter();
+    path + headers
+        .map(|(name, value)| name.as_str().len() + value.len() + AROUND_HEADER)
+        .sum::<usize>()
+}
+
+/// An answer without a body, and the end of the connection.
+fn closing(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(header::CONNECTION, close);
+    response
+}
+
 /// Takes a path with doubled or trailing slashes for the same without: before a route is looked for. Whoever needs the path
 /// as it was sent, because it is signed, finds it in [`OriginalUri`].
 ///
 /// # Errors
 /// 400 without a body, and the end of the connection, for a request that does not name one host: proxies and servers choose
-/// between several, or make up one that is missing, each in its own way.
+/// between several, or make up one that is missing, each in its own way. The same with 431 for a head that is too large.
 pub(crate) async fn same_path(mut request: Request) -> Result<Request, Response<Body>> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     if hosts.next().is_none() || hosts.next().is_some() {
-        let mut response = Response::new(Body::empty());
-        *response.status_mut() = StatusCode::BAD_REQUEST;
-        let close = HeaderValue::from_static("close");
-        response.headers_mut().insert(header::CONNECTION, close);
-        return Err(response);
+        return Err(closing(StatusCode::BAD_REQUEST));
+    }
+    if head_bytes(&request) > MAX_HEAD_BYTES {
+        return Err(closing(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
     }
     if let Some(uri) = without_more_slashes(request.uri()) {
         let sent = request.uri().clone();

@@ -26,12 +26,11 @@ use super::{
     connections::{ConnectionSlot, Connections, Guest},
     layer::{Layer, Layered},
     listening::{Accepted, Listening, Peer, leave_new_ones},
+    paths::MAX_HEAD_BYTES,
     strict::StrictAcceptor,
 };
 use crate::{fault_injection, process::descriptors};
 
-/// Bytes of one request's line and headers; what comes in one piece may have twice as many.
-const MAX_HEADER_BYTES: usize = 32 * 1024;
 /// Headers of one request.
 const MAX_HEADERS: usize = 100;
 
@@ -95,7 +94,7 @@ pub async fn serve(listener: TcpListener, router: Router, serving: Serving, stop
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)
-        .max_buf_size(MAX_HEADER_BYTES)
+        .max_buf_size(MAX_HEAD_BYTES)
         .max_headers(MAX_HEADERS);
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
     let bounded = Bounded {

@@ -1,12 +1,15 @@
 //! Requires CR and LF at the end of each line of a request's head. The HTTP library takes a bare LF as well, and a proxy in
 //! front may not: what one of them reads as a value is another header, or another request, for the other.
 //!
-//! Every byte that is read goes through a [`Scanner`], which follows the framing of requests far enough to tell heads from
-//! bodies. A bare LF in a head becomes a NUL, which no head may hold, so the library answers 400 and ends the connection.
-//! Where the framing is ambiguous (two lengths, chunks and a length, no number) the library refuses the request or ends the
-//! connection after it, and nothing more is inspected.
+//! Every byte that is read goes through a [`Scanner`], which follows the framing of requests to tell heads from bodies. It and
+//! the library must agree where each request ends. So what they, or a proxy in front, may read differently is refused where it
+//! is met: a bare LF in a head, in the line of a chunk's size or in a trailer; a second length, or a length that is no number;
+//! a transfer encoding that is not `chunked` alone, once; a length and chunks; `CONNECT`; a chunk's size of more than 15 digits.
+//!
+//! The byte where it is met becomes one that the library refuses, every byte behind it a NUL, and nothing more is read. The
+//! library answers 400, or tells the reader of the body, and ends the connection.
 
-use std::io;
+use std::{io, task::Context};
 
 use axum_server::accept::Accept;
 use futures_util::future::BoxFuture;
@@ -15,8 +18,8 @@ use super::layer::{Layer, Layered};
 
 /// Bytes that are kept of a line: names and values of the two headers that say where a body ends are shorter.
 const MAX_KEPT: usize = 96;
-/// Digits of a chunk's size; more is no size.
-const MAX_SIZE_DIGITS: u32 = 15;
+/// Digits of a chunk's size; more is no size. Zeros in front count: a reader may stop at any number of digits.
+const MAX_SIZE_DIGITS: usize = 15;
 
 /// Puts a [`Strict`] around whatever another acceptor makes of a connection.
 #[derive(Clone)]
@@ -44,6 +47,13 @@ where
 type Strict<S> = Layered<S, Scanner>;
 
 impl Layer for Scanner {
+    fn before_read(&mut self, _: &mut Context<'_>) -> io::Result<()> {
+        match self.at {
+            At::Refused => Err(io::Error::new(io::ErrorKind::InvalidData, "an ambiguous request")),
+            _ => Ok(()),
+        }
+    }
+
     fn read(&mut self, bytes: &mut [u8]) {
         self.scan(bytes);
     }
@@ -62,8 +72,8 @@ enum At {
     ChunkSize,
     /// Behind the last chunk.
     Trailer,
-    /// Nothing more is looked at.
-    Unknown,
+    /// Behind something ambiguous.
+    Refused,
 }
 
 /// See the module.
@@ -76,8 +86,6 @@ pub(super) struct Scanner {
     last: u8,
     length: Option<u64>,
     is_chunked: bool,
-    /// The library decides what it is, and goes on with nothing behind it.
-    is_doubtful: bool,
 }
 
 impl Default for Scanner {
@@ -89,7 +97,6 @@ impl Default for Scanner {
             last: 0,
             length: None,
             is_chunked: false,
-            is_doubtful: false,
         }
     }
 }
@@ -99,7 +106,10 @@ impl Scanner {
         let mut next = 0;
         while next < bytes.len() {
             match self.at {
-                At::Unknown => return,
+                At::Refused => {
+                    bytes[next..].fill(0);
+                    return;
+                }
                 At::Body(left) => {
                     let here = (bytes.len() - next).min(usize::try_from(left).unwrap_or(usize::MAX));
                     next += here;
@@ -111,17 +121,15 @@ impl Scanner {
                     };
                 }
                 At::Line | At::Header | At::ChunkSize | At::Trailer => {
-                    if !self.take(bytes[next]) {
-                        bytes[next] = 0;
-                    }
+                    bytes[next] = self.take(bytes[next]);
                     next += 1;
                 }
             }
         }
     }
 
-    /// False for a bare LF where there must be none.
-    fn take(&mut self, byte: u8) -> bool {
+    /// The byte that the library gets instead of this one.
+    fn take(&mut self, byte: u8) -> u8 {
         let last = std::mem::replace(&mut self.last, byte);
         if byte != b'\n' {
             if self.line.len() < MAX_KEPT {
@@ -129,11 +137,13 @@ impl Scanner {
             } else {
                 self.is_cut = true;
             }
-            return true;
+            return byte;
         }
         if last != b'\r' {
-            self.at = At::Unknown;
-            return false;
+            let of_chunk = self.at == At::ChunkSize;
+            self.at = At::Refused;
+            // In the line of a chunk's size the library refuses a bare LF itself, but takes a NUL in an extension.
+            return if of_chunk { byte } else { 0 };
         }
         // Remove the CR, if it was kept.
         if !self.is_cut {
@@ -142,7 +152,8 @@ impl Scanner {
         self.at = self.end_of_line();
         self.line.clear();
         self.is_cut = false;
-        true
+        // A CR without LF is refused everywhere.
+        if self.at == At::Refused { 0 } else { byte }
     }
 
     fn end_of_line(&mut self) -> At {
@@ -150,42 +161,45 @@ impl Scanner {
         match self.at {
             // Empty lines before a request are skipped.
             At::Line if is_empty => At::Line,
-            At::Line => {
-                self.is_doubtful = self.line.starts_with(b"CONNECT ");
-                At::Header
-            }
+            At::Line if self.line.starts_with(b"CONNECT ") => At::Refused,
+            At::Line => At::Header,
             At::Header if is_empty => self.end_of_head(),
-            At::Header => {
-                self.note_header();
-                At::Header
-            }
+            At::Header => match self.is_clear() {
+                true => At::Header,
+                false => At::Refused,
+            },
             At::ChunkSize => self.chunk(),
             At::Trailer if is_empty => self.begin(),
             at => at,
         }
     }
 
-    fn note_header(&mut self) {
+    /// Notes what a header says of the body's end; false where that is ambiguous.
+    fn is_clear(&mut self) -> bool {
         let Some(colon) = self.line.iter().position(|byte| *byte == b':') else {
-            return;
+            // Without a colon it is no header, and refused by the library. A long name is none of the two.
+            return true;
         };
         let (name, value) = (&self.line[..colon], self.line[colon + 1..].trim_ascii());
-        if name.eq_ignore_ascii_case(b"content-length") {
-            let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-            let number = std::str::from_utf8(value).ok().and_then(|value| value.parse().ok());
-            self.is_doubtful |= self.is_cut || !is_number || number.is_none();
-            self.is_doubtful |= self.length.is_some() && self.length != number;
-            self.length = number;
-        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
-            self.is_doubtful |= self.is_cut || self.is_chunked || !value.eq_ignore_ascii_case(b"chunked");
-            self.is_chunked = true;
+        let is_length = name.eq_ignore_ascii_case(b"content-length");
+        if !is_length && !name.eq_ignore_ascii_case(b"transfer-encoding") {
+            return true;
         }
+        let is_first = self.length.is_none() && !self.is_chunked;
+        if self.is_cut || !is_first {
+            return false;
+        }
+        if is_length {
+            let digits = value.iter().all(u8::is_ascii_digit).then_some(value);
+            self.length = digits.and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
+            return self.length.is_some();
+        }
+        self.is_chunked = value.eq_ignore_ascii_case(b"chunked");
+        self.is_chunked
     }
 
     fn end_of_head(&mut self) -> At {
-        let has_both = self.is_chunked && self.length.is_some();
         match self.length {
-            _ if self.is_doubtful || has_both => At::Unknown,
             _ if self.is_chunked => At::ChunkSize,
             Some(length @ 1..) => At::Body(length),
             _ => self.begin(),
@@ -194,28 +208,22 @@ impl Scanner {
 
     /// The part that follows the line with a chunk's size.
     fn chunk(&mut self) -> At {
-        let (mut size, mut digits) = (0_u64, 0);
-        for byte in &self.line {
-            let Some(digit) = char::from(*byte).to_digit(16) else {
-                break;
-            };
-            digits += 1;
-            if digits > MAX_SIZE_DIGITS {
-                return At::Unknown;
-            }
-            size = size * 16 + u64::from(digit);
-        }
-        match (digits, size) {
-            (0, _) => At::Unknown,
-            (_, 0) => At::Trailer,
+        let digits = self.line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+        let extension = self.line[digits..].trim_ascii_start();
+        let is_size = (1..=MAX_SIZE_DIGITS).contains(&digits) && matches!(extension.first(), None | Some(b';'));
+        let size = std::str::from_utf8(&self.line[..digits]);
+        let size = size.ok().and_then(|size| u64::from_str_radix(size, 16).ok());
+        match size.filter(|_| is_size) {
+            None => At::Refused,
+            Some(0) => At::Trailer,
             // A chunk includes its line end.
-            (_, size) => At::Body(size + 2),
+            Some(size) => At::Body(size + 2),
         }
     }
 
     /// The next request.
     fn begin(&mut self) -> At {
-        (self.length, self.is_chunked, self.is_doubtful) = (None, false, false);
+        (self.length, self.is_chunked) = (None, false);
         self.last = 0;
         At::Line
     }
@@ -236,52 +244,104 @@ mod tests {
 
     const HEAD: &str = "POST /a HTTP/1.1\r\nHost: hub\r\n";
 
+    /// The same of a text that is refused at this place: the byte there is replaced, and all behind it.
+    fn refused(text: &str, at: usize, piece: usize) -> String {
+        let (before, rest) = text.split_at(at);
+        assert_eq!(rest.as_bytes().first(), Some(&b'\n'), "{text:?}");
+        let scanned = scanned(text, piece);
+        assert!(scanned.starts_with(before), "{text:?}: {scanned:?}");
+        scanned[at..].to_owned()
+    }
+
     #[test]
     fn a_bare_line_feed_in_a_head_is_made_invalid() {
         for piece in [1, 2, 3, 7, 4096] {
-            for (text, expected) in [
-                ("GET / HTTP/1.1\nHost: hub\r\n\r\n", "GET / HTTP/1.1\0Host: hub\r\n\r\n"),
-                (
-                    "GET / HTTP/1.1\r\nA: b\nC: d\r\n\r\n",
-                    "GET / HTTP/1.1\r\nA: b\0C: d\r\n\r\n",
-                ),
-                ("GET / HTTP/1.1\r\nA: b\r\n\n", "GET / HTTP/1.1\r\nA: b\r\n\0"),
-                ("\nGET / HTTP/1.1\r\n\r\n", "\0GET / HTTP/1.1\r\n\r\n"),
+            for text in [
+                "GET / HTTP/1.1\nHost: hub\r\n\r\n",
+                "GET / HTTP/1.1\r\nA: b\nC: d\r\n\r\n",
+                "GET / HTTP/1.1\r\nA: b\r\n\n",
+                "\nGET / HTTP/1.1\r\n\r\n",
             ] {
-                assert_eq!(scanned(text, piece), expected);
+                let bare = (0..text.len()).find(|at| text[*at..].starts_with('\n') && !text[..*at].ends_with('\r'));
+                let rest = refused(text, bare.unwrap(), piece);
+                assert!(rest.bytes().all(|byte| byte == 0), "{text:?}: {rest:?}");
             }
             // Also after other requests on the same connection.
             let body = "{\n\"a\": 1\n}";
             let with_length = format!("{HEAD}content-length:  {} \r\n\r\n{body}", body.len());
             let chunked = format!(
-                "{HEAD}Transfer-Encoding: Chunked\r\n\r\n{:x};a=b\r\n{body}\r\n0\r\nT: u\r\n\r\n",
+                "{HEAD}Transfer-Encoding: Chunked\r\n\r\n{:x} ;a=b\r\n{body}\r\n0\r\nT: u\r\n\r\n",
                 body.len()
             );
             let none = format!("{HEAD}\r\n");
             for whole in [&with_length, &chunked, &none, &format!("\r\n{none}")] {
                 for before in [&with_length, &chunked, &none] {
-                    let text = format!("{before}{whole}GET / HTTP/1.1\nA: b\r\n\r\n");
-                    let expected = format!("{before}{whole}GET / HTTP/1.1\0A: b\r\n\r\n");
-                    assert_eq!(scanned(&text, piece), expected);
+                    let clear = format!("{before}{whole}");
+                    let text = format!("{clear}GET / HTTP/1.1\nA: b\r\n\r\n");
+                    let rest = refused(&text, clear.len() + "GET / HTTP/1.1".len(), piece);
+                    assert!(rest.bytes().all(|byte| byte == 0), "{text:?}: {rest:?}");
                 }
             }
         }
     }
 
+    /// Nothing behind an ambiguous header, chunk or trailer is read as another request.
     #[test]
-    fn unclear_requests_are_left_to_the_library() {
+    fn unclear_requests_are_refused() {
+        let cut = format!("Content-Length: {}5", " ".repeat(MAX_KEPT));
+        let long = format!("Transfer-Encoding: chunked{}", " ".repeat(MAX_KEPT));
+        // The line that is refused is the last one.
         for headers in [
             "Content-Length: 5\r\nContent-Length: 6",
+            "Content-Length: 5\r\ncontent-length: 5",
+            "Content-Length: 5, 5",
             "Content-Length: +5",
+            "Content-Length:",
             "Content-Length: 99999999999999999999",
             "Content-Length: 3\r\nTransfer-Encoding: chunked",
+            "Transfer-Encoding: chunked\r\nContent-Length: 3",
             "Transfer-Encoding: gzip, chunked",
+            "Transfer-Encoding: foo, chunked",
+            "Transfer-Encoding: chunked, chunked",
+            "Transfer-Encoding: gzip",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+            "Transfer-Encoding:",
+            &cut,
+            &long,
         ] {
-            let text = format!("{HEAD}{headers}\r\n\r\nbody\nbody\n");
-            assert_eq!(scanned(&text, 5), text, "{headers}");
+            let before = format!("{HEAD}{headers}\r");
+            for piece in [1, 5, 4096] {
+                let rest = refused(&format!("{before}\n\r\nbody\nGET / HTTP/1.1\n"), before.len(), piece);
+                assert!(rest.bytes().all(|byte| byte == 0), "{headers}: {rest:?}");
+            }
         }
-        let text = format!("{HEAD}Content-Length: 2\r\nContent-Length: 2\r\n\r\n\n\nGET /\n");
-        assert!(scanned(&text, 5).ends_with("\r\n\r\n\n\nGET /\0"));
+        let connect = "CONNECT hub:1 HTTP/1.1\r";
+        assert!(refused(&format!("{connect}\nHost: hub\r\n\r\n"), connect.len(), 7).starts_with('\0'));
+        // A bare LF stays where the library refuses it.
+        for (chunks, kept) in [
+            ("2;a", "\n"),
+            ("2;a\"", "\n"),
+            ("2", "\n"),
+            ("2 ", "\n"),
+            ("0000000000000002\r", "\0"),
+            ("zz\r", "\0"),
+            ("2x\r", "\0"),
+            ("\r", "\0"),
+            ("0\r\nT: u", "\0"),
+            ("0\r\n", "\0"),
+            ("2\r\nab\r\n0\r\nT: u\r\n", "\0"),
+        ] {
+            let before = format!("{HEAD}Transfer-Encoding: chunked\r\n\r\n{chunks}");
+            for piece in [1, 5, 4096] {
+                let rest = refused(
+                    &format!("{before}\nab\r\n0\r\n\r\nGET / HTTP/1.1\n"),
+                    before.len(),
+                    piece,
+                );
+                assert!(rest.starts_with(kept), "{chunks}: {rest:?}");
+                assert!(rest.bytes().skip(1).all(|byte| byte == 0), "{chunks}: {rest:?}");
+            }
+        }
     }
 
     proptest! {

@@ -75,6 +75,8 @@ async fn heads_that_are_too_large() {
     for (what, extra) in [
         ("101 headers", many(98)),
         ("ten thousand headers", many(10_000)),
+        ("a header of 33 KB", large(33_000)),
+        ("a header of 45 KB", large(45_000)),
         ("a header of 70 KB", large(70_000)),
         ("a header of 5 MB", large(5_000_000)),
     ] {
@@ -97,8 +99,22 @@ async fn heads_that_are_too_large() {
 }
 
 /// Headers that a proxy and a server may read in different ways.
-const AMBIGUOUS: [(&str, &str); 14] = [
+const AMBIGUOUS: [(&str, &str); 22] = [
     ("two lengths", "Content-Length: 5\r\nContent-Length: 6"),
+    ("the same length twice", "Content-Length: 5\r\nContent-Length: 5"),
+    ("a length and chunks", "Content-Length: 5\r\nTransfer-Encoding: chunked"),
+    ("chunks and a length", "Transfer-Encoding: chunked\r\nContent-Length: 5"),
+    ("an encoding before chunks", "Transfer-Encoding: gzip, chunked"),
+    ("an unknown encoding before chunks", "Transfer-Encoding: foo, chunked"),
+    (
+        "an encoding before chunks, in two lines",
+        "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked",
+    ),
+    ("chunks of chunks", "Transfer-Encoding: chunked, chunked"),
+    (
+        "chunks twice",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+    ),
     ("a list of lengths", "Content-Length: 5, 6"),
     ("a length with a sign", "Content-Length: +5"),
     ("a negative length", "Content-Length: -5"),
@@ -114,7 +130,8 @@ const AMBIGUOUS: [(&str, &str); 14] = [
     ("a carriage return alone", "x-cr: a\rX-Careem: b"),
 ];
 /// Beginnings of a request that are none.
-const NO_REQUEST: [(&str, &str); 4] = [
+const NO_REQUEST: [(&str, &str); 5] = [
+    ("a tunnel", "CONNECT hub:443 HTTP/1.1\r\nHost: hub\r\n\r\n"),
     (
         "chunks in HTTP/1.0",
         "POST /api/webhooks/careem HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
@@ -124,12 +141,24 @@ const NO_REQUEST: [(&str, &str); 4] = [
     ("another protocol", "\u{16}\u{3}\u{1}\u{2}\0\u{1}\0"),
 ];
 /// Sizes of a chunk of five bytes and more.
-const NO_SIZES: [(&str, &str); 5] = [
+const NO_SIZES: [(&str, &str); 10] = [
+    ("a line feed in an extension", "5;a\nb"),
+    ("a line feed in a quoted extension", "5;a=\"\nb\""),
+    ("a carriage return in an extension", "5;a\rb"),
+    ("a line feed in a size", "5\nb"),
+    ("a size of sixteen digits", "0000000000000005"),
     ("no size", "zz"),
     ("a negative size", "-5"),
     ("a size with a prefix", "0x5"),
     ("a size beyond all numbers", "fffffffffffffffff"),
     ("a size that is too small", "5"),
+];
+
+/// Trailers behind the last chunk.
+const NO_TRAILERS: [(&str, &str); 3] = [
+    ("a line feed behind the last chunk", "\nGET / HTTP/1.1"),
+    ("a line feed in a trailer", "t: u\nv: w"),
+    ("a carriage return in a trailer", "t: u\rv: w"),
 ];
 
 /// A request's line and these headers.
@@ -143,28 +172,23 @@ async fn lengths_that_hide_something() {
     let siege = Siege::new().await;
     let (hidden, body) = (good("CR-hidden"), order("CR-carrier"));
     let chunked = "Transfer-Encoding: chunked";
-    let length = format!("Content-Length: {}", body.len());
-    let headers = AMBIGUOUS.map(|(what, headers)| (what, format!("{}0\r\n\r\n{hidden}", head(headers)), 400));
-    let lines = NO_REQUEST.map(|(what, line)| (what, format!("{line}{hidden}"), 400));
+    let headers = AMBIGUOUS.map(|(what, headers)| (what, format!("{}0\r\n\r\n{hidden}", head(headers))));
+    let lines = NO_REQUEST.map(|(what, line)| (what, format!("{line}{hidden}")));
     // The framing of a body is found out when the body is read.
     let sizes = NO_SIZES.map(|(what, size)| {
         let body = format!("{size}\r\n{body}\r\n0\r\n\r\n{hidden}");
-        (what, head(chunked) + &body, 400)
+        (what, head(chunked) + &body)
     });
-    // Chunks count, as the standard has it, and what hides behind them is never read.
-    let both = [format!("{length}\r\n{chunked}"), format!("{chunked}\r\n{length}")];
-    let both = both.map(|headers| {
-        (
-            "a length and chunks",
-            format!("{}0\r\n\r\n{hidden}", head(&headers)),
-            401,
-        )
+    let whole = format!("{:x}\r\n{body}\r\n0\r\n", body.len());
+    let trailers = NO_TRAILERS.map(|(what, trailer)| {
+        let body = format!("{whole}{trailer}\r\n\r\n{hidden}");
+        (what, head(chunked) + &body)
     });
-    for (what, attack, status) in headers.into_iter().chain(lines).chain(sizes).chain(both) {
+    for (what, attack) in headers.into_iter().chain(lines).chain(sizes).chain(trailers) {
         let mut client = Raw::connect(siege.hub.address()).await;
         client.write(&attack).await;
         let answer = client.answer().await.unwrap_or_else(|| panic!("{what}: no answer"));
-        assert_eq!(answer.status, status, "{what}: {answer:?}");
+        assert_eq!(answer.status, 400, "{what}: {answer:?}");
         assert!(client.is_closed().await, "{what}: the connection goes on");
         siege.stands(what).await;
     }
@@ -177,21 +201,18 @@ async fn lengths_that_hide_something() {
     siege.ends().await;
 }
 
-/// The neighbours: chunks as they should be, the same length twice.
+/// The neighbours: chunks as they should be.
 #[tokio::test(flavor = "multi_thread")]
 async fn lengths_that_are_clear() {
     let siege = Siege::new().await;
     let body = order(&siege.next());
     let (first, second) = body.split_at(9);
-    let chunks = format!("9\r\n{first}\r\n{:x};ext=1\r\n{second}\r\n0\r\n\r\n", second.len());
+    let chunks = format!(
+        "9\r\n{first}\r\n{:x};ext=1\r\n{second}\r\n0\r\nt: u\r\n\r\n",
+        second.len()
+    );
     let headers = format!("Transfer-Encoding: chunked\r\n{}", signed(&body).join("\r\n"));
     assert_eq!(siege.told(head(&headers) + &chunks).await.0, 200);
-    let id = siege.next();
-    let length = format!("Content-Length: {}\r\n", order(&id).len());
-    assert_eq!(
-        siege.told(good(&id).replacen(&length, &length.repeat(2), 1)).await.0,
-        200
-    );
     siege.stands("other ways to say how long").await;
     siege.ends().await;
 }
