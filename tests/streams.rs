@@ -89,6 +89,46 @@ async fn the_hub_refuses_to_serve() {
         .await
         .unwrap();
     refused(&run(&world.settings(), &["serve"]).await, "max_msgs is 1000");
+    // It could disclose them: what the server publishes by itself goes past all rights.
+    let republish = jetstream::stream::Republish {
+        source: "webhooks.received.>".to_owned(),
+        destination: "hub.leak.>".to_owned(),
+        headers_only: false,
+    };
+    let subject_transform = jetstream::stream::SubjectTransform {
+        source: "webhooks.received.>".to_owned(),
+        destination: "menus.leak.>".to_owned(),
+    };
+    for (setting, changed) in [
+        (
+            "republish",
+            jetstream::stream::Config {
+                republish: Some(republish),
+                ..config.clone()
+            },
+        ),
+        (
+            "subject_transform",
+            jetstream::stream::Config {
+                subject_transform: Some(subject_transform),
+                ..config.clone()
+            },
+        ),
+    ] {
+        provision.update_stream(changed).await.unwrap();
+        refused(
+            &run(&world.settings(), &["serve"]).await,
+            &format!("EVENTS: {setting} is {{"),
+        );
+        for (command, settings) in [
+            (&["streams", "diff"][..], self::provision(&world.nats)),
+            (&["doctor"], world.settings()),
+        ] {
+            let ran = run(&settings, command).await;
+            assert_eq!(ran.code, Some(1), "{}", ran.said());
+            assert!(ran.stdout.contains(&format!("EVENTS: {setting} is ")), "{}", ran.said());
+        }
+    }
     provision.update_stream(config).await.unwrap();
     // A consumer is not there.
     delete_forward(&provision).await;

@@ -3,8 +3,8 @@
 //! The serving hub only compares. `webhook-hub streams apply`, with the rights for it, creates what is missing and changes
 //! what an operator chose ([`choices`]). `consumers` derives the durable consumers from the list of stages, `compare` tells
 //! dangerous differences from harmless ones, `absent` handles a consumer that is deleted under the running hub, [`mirror`] the
-//! log on another server, [`restoring`] a log that is not complete yet, [`notes`] what a hub is to record of
-//! the acts of `provision`.
+//! log on another server, `restorable` what a backup may bring, [`restoring`] a log that is not complete yet, [`notes`] what a
+//! hub is to record of the acts of `provision`.
 
 mod absent;
 pub mod api;
@@ -14,6 +14,7 @@ mod compare;
 mod consumers;
 pub mod mirror;
 pub mod notes;
+mod restorable;
 pub mod restoring;
 
 use anyhow::Context as _;
@@ -26,6 +27,7 @@ pub use self::{
     apply::{ApplyOptions, apply, more_than_kept, older_than_kept},
     choices::{Choice, Setting},
     compare::Difference,
+    restorable::restorable,
 };
 use super::{EVENTS, connection::Connection};
 
@@ -150,19 +152,7 @@ fn stream_differences(name: &str, file: &str, config: &Value) -> anyhow::Result<
         return Ok(vec![mark]);
     }
     let wanted = choices::wanted(&serde_json::from_str(file)?, &choices::chosen(config));
-    let mut differences = Vec::new();
-    if config["mirror"].is_object() {
-        // Reported first, because the other differences follow from it.
-        differences.push(Difference {
-            of: name.to_owned(),
-            setting: "mirror".to_owned(),
-            wanted: Value::Null,
-            found: config["mirror"].clone(),
-            dangerous: true,
-        });
-    }
-    differences.extend(compare(name, wanted, config, !DISPENSABLE.contains(&name)));
-    Ok(differences)
+    Ok(compare(name, wanted, config, !DISPENSABLE.contains(&name)))
 }
 
 /// The choices of operators on this server, each with its stream.
@@ -298,5 +288,73 @@ mod tests {
         assert!(server(("deny_delete", Value::Null))[0].dangerous);
         assert!(!server(("num_replicas", 3.into()))[0].dangerous);
         assert!(server(("mirror", serde_json::json!({"name": "EVENTS"})))[0].dangerous);
+    }
+
+    /// What no file has is found as well: the server writes, removes or holds back messages by it.
+    #[test]
+    fn settings_beside_the_files_are_found() {
+        use serde_json::json;
+        let server = |name: &str, file: &str, setting: &str, value: &Value| {
+            let mut config: Value = serde_json::from_str(file).unwrap();
+            config[setting] = value.clone();
+            stream_differences(name, file, &config).unwrap()
+        };
+        for (setting, value, everywhere) in [
+            (
+                "subject_transform",
+                json!({"src": "webhooks.>", "dest": "menus.>"}),
+                true,
+            ),
+            ("republish", json!({"src": "webhooks.>", "dest": "hub.breaker"}), true),
+            ("sources", json!([{"name": "LEASES"}]), true),
+            ("mirror", json!({"name": "EVENTS"}), true),
+            ("sealed", json!(true), false),
+            ("no_ack", json!(true), false),
+            ("persist_mode", json!("async"), false),
+            ("discard_new_per_subject", json!(true), false),
+            ("allow_rollup_hdrs", json!(true), false),
+            ("allow_msg_ttl", json!(true), false),
+            ("subject_delete_marker_ttl", json!(1_000_000_000), false),
+            ("consumer_limits", json!({"inactive_threshold": 1_000_000_000}), false),
+        ] {
+            let found = server(EVENTS, EVENTS_FILE, setting, &value);
+            assert!(found[0].setting == setting && found[0].dangerous, "{found:?}");
+            assert!(found[0].to_string().ends_with("but should not be set"), "{}", found[0]);
+            let dispensable = server(KEYS, KEYS_FILE, setting, &value);
+            assert_eq!(
+                (dispensable.len(), dispensable[0].dangerous),
+                (1, everywhere),
+                "{setting}"
+            );
+        }
+        assert!(server(LANES, LANES_FILE, "deny_purge", &json!(true))[0].dangerous);
+        // Of a later server: it is shown, and the hub serves.
+        assert!(!server(EVENTS, EVENTS_FILE, "of_tomorrow", &json!(7))[0].dangerous);
+        for (setting, value) in [
+            ("sealed", json!(false)),
+            ("sources", json!([])),
+            ("consumer_limits", json!({})),
+            ("persist_mode", json!("default")),
+            ("placement", json!({"tags": ["ssd"]})),
+            ("metadata", json!({"team": "kitchen"})),
+            ("first_seq", json!(7)),
+        ] {
+            assert_eq!(server(EVENTS, EVENTS_FILE, setting, &value), [], "{setting}");
+        }
+        let consumer = |setting: &str, value: Value| {
+            let file = include_str!("../../streams/EVENTS.projection.json");
+            let (wanted, mut found): (Map<String, Value>, Value) =
+                (serde_json::from_str(file).unwrap(), serde_json::from_str(file).unwrap());
+            found[setting] = value;
+            compare("projection", wanted, &found, true)
+        };
+        assert_eq!(consumer("filter_subjects", json!([""])), []);
+        for (setting, value) in [
+            ("filter_subjects", json!(["orders.>"])),
+            ("headers_only", json!(true)),
+            ("inactive_threshold", json!(1_000_000_000)),
+        ] {
+            assert!(consumer(setting, value)[0].dangerous, "{setting}");
+        }
     }
 }

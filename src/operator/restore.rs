@@ -43,8 +43,14 @@ use crate::{
     operator::streams::Chosen,
 };
 
+const CANNOT_BE_MADE: &str = "NATS cannot make this log, and the existing one stays";
 /// JetStream's error code for an impossible configuration.
 const INVALID_CONFIG: u64 = 10052;
+/// A stream that exists only while it is tried whether NATS makes such a log. It takes no event.
+const TRIAL: &str = "EVENTS_TRIAL";
+const TRIAL_SUBJECT: &str = "hub.restoring.trial";
+/// Room that it has at least.
+const TRIAL_BYTES: i64 = 1 << 20;
 /// Time limit of one request to the server.
 const ANSWER: Duration = Duration::from_secs(10);
 /// How long a cluster may take until the restored log has a leader that knows all of it.
@@ -186,7 +192,7 @@ async fn make_way(
             tell(format!(
                 "an earlier restore left a part of the log, up to sequence {last}: it is deleted, and this one begins again"
             ));
-            remove(connection).await?;
+            remove(connection, EVENTS).await?;
         }
         Existing::Log(info, _) => {
             // A mirror takes no events except those of its log. Without a backup, the log may be one that cannot be changed.
@@ -195,7 +201,7 @@ async fn make_way(
                 close(connection, &info, last).await?;
             }
             tell(format!("deleting the existing log, last sequence {last}"));
-            remove(connection).await?;
+            remove(connection, EVENTS).await?;
         }
     }
     crash_at("restore_removed");
@@ -247,7 +253,7 @@ fn configured(manifest: &Manifest, how: &How) -> anyhow::Result<Value> {
         true => Value::Object(file.clone()),
         false => manifest.config.clone(),
     };
-    let config = with_choices(EVENTS, &file, &before, &how.chosen.choices());
+    let config = streams::restorable(&with_choices(EVENTS, &file, &before, &how.chosen.choices()))?;
     if how.chosen.forget {
         return Ok(config);
     }
@@ -307,12 +313,31 @@ async fn can_be_made(connection: &Connection, info: &Value, config: &Value, mani
     let what = format!("STREAM.RESTORE.{EVENTS}");
     match api::ask(connection, &what, &request, ANSWER).await {
         Err(error) => match error.downcast_ref::<ApiError>() {
-            Some(refusal) if refusal.code == INVALID_CONFIG => Err(error.context("NATS cannot make this log")),
-            Some(_) => Ok(()),
-            None => Err(error),
+            Some(refusal) if refusal.code == INVALID_CONFIG => return Err(error.context(CANNOT_BE_MADE)),
+            Some(_) => {}
+            None => return Err(error),
         },
         Ok(_) => bail!("EVENTS was deleted by another program: run this again"),
     }
+    // There it asks neither for room nor for servers. It does for a new stream.
+    remove(connection, TRIAL).await?;
+    let what = format!("STREAM.CREATE.{TRIAL}");
+    let made = api::ask(connection, &what, &trial(config, &info["config"]), ANSWER).await;
+    made.context(CANNOT_BE_MADE)?;
+    remove(connection, TRIAL).await
+}
+
+/// The same log under another name. It needs as much room as the log needs beyond what the existing one gives back.
+fn trial(config: &Value, existing: &Value) -> Value {
+    let bytes = |config: &Value| config["max_bytes"].as_i64().filter(|bytes| *bytes > 0);
+    let mut trial = config.clone();
+    trial["name"] = TRIAL.into();
+    trial["subjects"] = json!([TRIAL_SUBJECT]);
+    if let Some(most) = bytes(config) {
+        let more = most - bytes(existing).unwrap_or_default();
+        trial["max_bytes"] = more.max(TRIAL_BYTES).into();
+    }
+    trial
 }
 
 /// Writes a backup of the log that is to be deleted.
@@ -359,15 +384,15 @@ fn last_sequence(info: &Value) -> u64 {
     info["state"]["last_seq"].as_u64().unwrap_or(u64::MAX)
 }
 
-/// Deletes the log if there is one.
-async fn remove(connection: &Connection) -> anyhow::Result<()> {
-    if api::stream_info(connection, EVENTS).await?.is_none() {
+/// Deletes a stream if there is one.
+async fn remove(connection: &Connection, name: &str) -> anyhow::Result<()> {
+    if api::stream_info(connection, name).await?.is_none() {
         return Ok(());
     }
-    let what = format!("STREAM.DELETE.{EVENTS}");
+    let what = format!("STREAM.DELETE.{name}");
     api::ask(connection, &what, &Value::Null, ANSWER)
         .await
-        .context("cannot delete EVENTS")?;
+        .with_context(|| format!("cannot delete {name}"))?;
     Ok(())
 }
 

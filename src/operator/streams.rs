@@ -225,10 +225,10 @@ fn say_followed(followed: mirror::Followed, as_json: bool) -> anyhow::Result<Exi
 }
 
 fn line(difference: &Difference) -> String {
-    let mark = if difference.dangerous {
-        "could lose events"
-    } else {
-        "harmless"
+    let mark = match (difference.dangerous, difference.is_unwanted()) {
+        (false, _) => "harmless",
+        (true, false) => "could lose events",
+        (true, true) => "could lose events, or disclose them; `streams apply` does not take it away",
     };
     format!("{difference} ({mark})")
 }

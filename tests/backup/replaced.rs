@@ -1,5 +1,6 @@
 //! Tests that a log is backed up to the disk before it is deleted, and that what the server would refuse is found before that.
 
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::*;
@@ -40,15 +41,40 @@ async fn the_log_that_is_replaced_can_be_restored() {
     let last = async || events(nats).await.cached_info().state.last_sequence;
     let was = events(nats).await.cached_info().created;
 
-    // A log that NATS would not create is refused while the old log is still there.
+    // A log that NATS would not create, or that the hub does not have, is refused while the old log is still there.
     let manifest = std::fs::read(place.join("backup.json")).unwrap();
-    for (setting, value, reason) in [
-        ("num_replicas", Value::from(3), "--replicas 1"),
-        ("duplicate_window", Value::from(1), "NATS cannot make this log"),
-        ("max_age", Value::from(1), "--max-age"),
+    let leak = json!({"src": "webhooks.>", "dest": "hub.breaker"});
+    for (config, reason) in [
+        (json!({"num_replicas": 3}), "--replicas 1"),
+        (json!({"description": "x".repeat(5000)}), "NATS cannot make this log"),
+        (json!({"max_bytes": 1_i64 << 50}), "NATS cannot make this log"),
+        (
+            json!({"max_age": 1, "metadata": {"webhook-hub.max_age": "1"}}),
+            "--max-age",
+        ),
+        (json!({"max_age": 1}), "EVENTS: max_age is 1 but should be"),
+        (json!({"name": "LEASES"}), "EVENTS: name is \"LEASES\""),
+        (json!({"storage": "memory"}), "EVENTS: storage is \"memory\""),
+        (json!({"deny_delete": false}), "EVENTS: deny_delete is false"),
+        (json!({"republish": leak}), "EVENTS: republish is {"),
+        (json!({"subject_transform": leak}), "EVENTS: subject_transform is {"),
+        (json!({"sources": [{"name": "LEASES"}]}), "EVENTS: sources is ["),
+        (
+            json!({"of_tomorrow": 1}),
+            "EVENTS: of_tomorrow is 1 but should not be set",
+        ),
     ] {
-        change_manifest(place, |manifest| manifest["config"][setting] = value);
-        refused(&run(provision, &["restore", to, "--replace"]).await, reason);
+        change_manifest(place, |manifest| {
+            for (setting, value) in config.as_object().unwrap() {
+                manifest["config"][setting] = value.clone();
+            }
+        });
+        for how in [
+            &["restore", to, "--replace"][..],
+            &["restore", to, "--replace", "--no-backup"],
+        ] {
+            refused(&run(provision, how).await, reason);
+        }
         std::fs::write(place.join("backup.json"), &manifest).unwrap();
     }
     let in_use = place.parent().unwrap().to_str().unwrap();

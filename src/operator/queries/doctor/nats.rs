@@ -128,9 +128,10 @@ async fn set_up(connection: &Connection) -> anyhow::Result<Vec<Finding>> {
 fn of_difference(difference: &Difference) -> Finding {
     let message = difference.to_string();
     // The message about an interrupted restore says what to do, and `streams apply` would be refused.
-    let remedy = match restoring::is_mark(difference) {
-        true => "end the restore",
-        false => "run `webhook-hub streams apply` with the user provision",
+    let remedy = match (restoring::is_mark(difference), difference.is_unwanted()) {
+        (true, _) => "end the restore",
+        (false, true) => "find out who set it, and take it away with the user provision and the `nats` command",
+        (false, false) => "run `webhook-hub streams apply` with the user provision",
     };
     if difference.dangerous {
         Finding::problem(NATS, "stream_differs", message, remedy)
