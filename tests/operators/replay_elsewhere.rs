@@ -139,13 +139,20 @@ async fn past_orders_go_to_another_backend() {
         "{failing}"
     );
 
-    // What is refused: the hub's own backend by its name and by another one, and its token.
+    // What is refused: the hub's own backend by its name, by another one and by other addresses, and its token.
     let requests = world.backend.count();
     std::fs::write(folder.path().join("own"), SERVICE_TOKEN).unwrap();
     let own_token = folder.path().join("own").display().to_string();
+    let another = "this is another name of BACKEND_URL";
+    let at = |host: &str| world.backend.url().replace("127.0.0.1", host);
     for (url, token, why) in [
         (other.url(), &token, "this is the host of BACKEND_URL"),
-        (by_name(&world.backend), &token, "this is another name of BACKEND_URL"),
+        (by_name(&world.backend), &token, another),
+        (at("0.0.0.0"), &token, another),
+        (at("127.0.0.2"), &token, another),
+        (at("[::ffff:127.0.0.1]"), &token, another),
+        (at("[::]"), &token, another),
+        (at("[::1]"), &token, another),
         (url.clone(), &own_token, "this is the hub's SERVICE_TOKEN"),
     ] {
         let refused = run(

@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     hash::{DefaultHasher, Hash as _, Hasher as _},
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -101,14 +101,28 @@ fn host(url: &Url) -> String {
     host.trim_end_matches('.').to_owned()
 }
 
-/// The addresses of a URL; none if its host is not known here.
+/// The addresses of a URL, in the form in which they are compared; none if its host is not known here.
 async fn addresses(url: &Url) -> Vec<SocketAddr> {
     let place = (
         host(url).trim_matches(['[', ']']).to_owned(),
         url.port_or_known_default().unwrap_or(80),
     );
     let found = tokio::time::timeout(LOOK_UP_TIMEOUT, tokio::net::lookup_host(place)).await;
-    found.into_iter().flatten().flatten().collect()
+    let found = found.into_iter().flatten().flatten();
+    found
+        .map(|found| (canonical(found.ip()), found.port()).into())
+        .collect()
+}
+
+/// One form for one machine: IPv4 in IPv6 is IPv4, and each address of this machine is the loopback.
+fn canonical(address: IpAddr) -> IpAddr {
+    let address = address.to_canonical();
+    // The unspecified address reaches this machine. Only an address of this machine can be bound.
+    let is_here = address.is_loopback() || address.is_unspecified() || UdpSocket::bind((address, 0)).is_ok();
+    match is_here {
+        true => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        false => address,
+    }
 }
 
 /// How it is sent.
