@@ -114,8 +114,9 @@ fn url(payload: &[u8], href: &Href, origins: &Origins, order_id: &str) -> Result
     let text = body.pointer(&href.pointer).and_then(Value::as_str);
     let mut url = origins.check_beside(text.ok_or(FetchRefused::Missing)?, &href.hosts)?;
     let path = url.path();
-    let segments = path.trim_start_matches('/').split('/');
-    // The URL parser has resolved plain `..`. Encoded ones remain, and servers may decode them.
+    // The URL parser has resolved plain `..`. Encoded ones remain, and servers may decode them. An empty segment is refused, too:
+    // what follows `//` is a host for some servers.
+    let segments = path.strip_prefix('/').unwrap_or(path).split('/');
     if segments.map(segment::check).any(|checked| checked.is_err()) {
         return Err(FetchRefused::Path);
     }
@@ -199,6 +200,10 @@ mod tests {
                 FetchRefused::Path,
             ),
             ("https://api.uber.example/v1//eats/order/o%201", FetchRefused::Path),
+            ("https://api.uber.example//evil/eats/order/o%201", FetchRefused::Path),
+            ("https://api.uber.example///v1/eats/order/o%201", FetchRefused::Path),
+            ("https://api.uber.example/\\evil/eats/order/o%201", FetchRefused::Path),
+            ("https://api.uber.example/v1/eats/order/o%201/", FetchRefused::Path),
             ("https://api.uber.example/orders/%2e%2e%2fadmin", FetchRefused::Path),
             ("https://api.uber.example/orders/a%2fb", FetchRefused::Path),
             ("https://api.uber.example/", FetchRefused::Path),

@@ -37,6 +37,12 @@ pub enum NotASegment {
     /// Line ends, null bytes and the like.
     #[error("holds control characters")]
     Control,
+    /// Servers and databases trim it: it would be another text's segment.
+    #[error("begins or ends with white space")]
+    Space,
+    /// Characters without a width, which readers leave out: it looks like another text.
+    #[error("holds invisible characters")]
+    Invisible,
     /// It is percent-encoded again and again.
     #[error("is percent-encoded more than {MAX_DECODINGS} times")]
     Nested,
@@ -63,7 +69,7 @@ pub fn check(text: &str) -> Result<(), NotASegment> {
 }
 
 fn check_once(text: &[u8]) -> Result<(), NotASegment> {
-    // Servers may trim white space.
+    // Servers may trim white space, so it is looked at without.
     match text.trim_ascii() {
         b"" => return Err(NotASegment::Empty),
         b"." | b".." => return Err(NotASegment::Dots),
@@ -90,7 +96,25 @@ fn check_once(text: &[u8]) -> Result<(), NotASegment> {
     if text.windows(2).any(is_overlong) {
         return Err(NotASegment::Overlong);
     }
+    let text = String::from_utf8_lossy(text);
+    if text.trim().len() != text.len() {
+        return Err(NotASegment::Space);
+    }
+    if text.chars().any(is_invisible) {
+        return Err(NotASegment::Invisible);
+    }
     Ok(())
+}
+
+/// Whether Unicode lets a reader leave it out (Default_Ignorable_Code_Point).
+const fn is_invisible(character: char) -> bool {
+    matches!(
+        character,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fff8}'
+            | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}'
+    )
 }
 
 /// The text as a server sees it that normalises Unicode: what stands for ASCII replaced by it (by NFKD, which takes no ASCII away,
@@ -169,6 +193,20 @@ mod tests {
             ("%2f\u{307}", NotASegment::Separator),
             ("..\u{37e}", NotASegment::Parameter),
             ("a\u{ff1b}b", NotASegment::Parameter),
+            // For a reader that trims, or leaves out what has no width.
+            ("B-1 ", NotASegment::Space),
+            (" B-1", NotASegment::Space),
+            ("B-1%20", NotASegment::Space),
+            ("B-1\u{a0}", NotASegment::Space),
+            ("\u{2003}B-1", NotASegment::Space),
+            ("B-1\u{3000}", NotASegment::Space),
+            ("B-1\u{200b}", NotASegment::Invisible),
+            ("B\u{200d}-1", NotASegment::Invisible),
+            ("\u{feff}B-1", NotASegment::Invisible),
+            ("B-1%e2%80%8b", NotASegment::Invisible),
+            ("B-1\u{202e}", NotASegment::Invisible),
+            ("B-1\u{ad}", NotASegment::Invisible),
+            ("..\u{2060}", NotASegment::Invisible),
             // For a decoder that accepts overlong encodings.
             ("%c0%ae%c0%ae", NotASegment::Overlong),
             ("a%C0%AFb", NotASegment::Overlong),
