@@ -15,13 +15,13 @@ pub(super) const MAX_REASON_CHARS: usize = 500;
 /// Longest preparation: a day.
 pub(super) const MAX_PREPARATION_MINUTES: u32 = 24 * 60;
 
-/// Reads a body, which is one object; `read` takes its fields.
+/// Reads a body, which is one object with each key once; `read` takes its fields.
 ///
 /// # Errors
 /// Every fault with its JSON pointer.
 pub(super) fn body<T>(bytes: &[u8], read: impl FnOnce(&Object<'_>, &mut Faults) -> T) -> Result<T, Vec<Fault>> {
     let mut faults = Faults::default();
-    let object = Node::document(bytes)?.object(&mut faults);
+    let object = Node::unambiguous(bytes)?.object(&mut faults);
     let read = read(&object, &mut faults);
     faults.none_or(read)
 }

@@ -156,6 +156,12 @@ mod tests {
                 r#"{"items":[{"id":"a","available":true},{"id":"a","available":false}]}"#,
                 "/items/1",
             ),
+            (r#"{"items":[{"id":"a","available":true,"available":false}]}"#, ""),
+            (
+                r#"{"items":[{"id":"a","available":true}],"items":[{"id":"b","available":true}]}"#,
+                "",
+            ),
+            (r#"{"items":[{"id":"a","available":true}],"it\u0065ms":[]}"#, ""),
         ] {
             let faults = read(body.as_bytes()).unwrap_err();
             assert_eq!(faults[0].pointer, pointer, "{body}");

@@ -12,6 +12,7 @@ use crate::{
         EventType,
         push::{MENU_SYNC, menu_subject},
     },
+    order::node::Node,
     push::menu::Menu,
     remote::Remote,
 };
@@ -30,6 +31,7 @@ pub(super) static ROUTE: Route = Route {
 
 /// The bytes are stored as received, so the provider's request can be built from them again.
 fn payload(body: &Bytes, _: &Remote) -> Result<Payload, IntegrationRefusal> {
+    Node::unambiguous(body).map_err(IntegrationRefusal::Faults)?;
     Menu::parse(body).map_err(IntegrationRefusal::Faults)?;
     Ok(Payload {
         bytes: body.clone(),

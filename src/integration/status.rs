@@ -104,6 +104,7 @@ mod tests {
             (r#"{"status":"received"}"#, "/status"),
             ("[]", ""),
             ("status=ready", ""),
+            (r#"{"status":"ready","status":"cancelled"}"#, ""),
         ] {
             let faults = read(body.as_bytes()).unwrap_err();
             assert_eq!(faults[0].pointer, pointer, "{body}");

@@ -40,8 +40,20 @@ pub struct Malformed(pub String);
 /// # Errors
 /// What is wrong and where, never the value itself.
 pub fn check(body: &[u8]) -> Result<(), Malformed> {
+    check_up_to(body, MAX_KEYS)
+}
+
+/// The same of a body with any number of keys, such as a menu.
+///
+/// # Errors
+/// See [`check`].
+pub fn check_of_any_size(body: &[u8]) -> Result<(), Malformed> {
+    check_up_to(body, usize::MAX)
+}
+
+fn check_up_to(body: &[u8], max_keys: usize) -> Result<(), Malformed> {
     let outcome = match std::str::from_utf8(body) {
-        Ok(text) => Scan::of(text).run(),
+        Ok(text) => Scan::of(text, max_keys).run(),
         Err(error) => Err(format!("not UTF-8 from byte {} on", error.valid_up_to())),
     };
     outcome.map_err(Malformed)
@@ -71,16 +83,18 @@ struct Scan<'a> {
     /// Keys of the objects that are open, without their escapes, the innermost object's last.
     keys: Vec<Cow<'a, str>>,
     keys_in_all: usize,
+    max_keys: usize,
 }
 
 impl<'a> Scan<'a> {
-    fn of(text: &'a str) -> Self {
+    fn of(text: &'a str, max_keys: usize) -> Self {
         Self {
             text,
             at: 0,
             open: Vec::with_capacity(8),
             keys: Vec::with_capacity(64),
             keys_in_all: 0,
+            max_keys,
         }
     }
 
@@ -206,8 +220,8 @@ impl<'a> Scan<'a> {
     fn key(&mut self) -> Result<(), Fault> {
         self.count(MAX_KEYS_OF_OBJECT, "keys")?;
         self.keys_in_all += 1;
-        if self.keys_in_all > MAX_KEYS {
-            return Err(format!("more than {MAX_KEYS} keys in all"));
+        if self.keys_in_all > self.max_keys {
+            return Err(format!("more than {} keys in all", self.max_keys));
         }
         if self.peek() != Some(b'"') {
             return Err(self.not_json());

@@ -13,6 +13,7 @@ use crate::json::{
     fault::{Fault, Faults},
     pointer::escape,
     scan::{self, Document, unescape},
+    structure,
 };
 
 /// Most elements that are read from one array: no basket has so many lines.
@@ -46,6 +47,23 @@ impl<'a> Node<'a> {
         };
         let document = Document::new(bytes).map_err(not_json)?;
         Ok(Self::at(String::new(), Some(document)))
+    }
+
+    /// The whole document, if it is one object with each key once. [`document`](Self::document) takes the last of equal keys, and
+    /// another reader may take the first.
+    ///
+    /// # Errors
+    /// Its only fault.
+    pub fn unambiguous(bytes: &'a [u8]) -> Result<Self, Vec<Fault>> {
+        let document = Self::document(bytes)?;
+        let fault = |why: structure::Malformed| {
+            vec![Fault {
+                pointer: String::new(),
+                message: why.0,
+            }]
+        };
+        structure::check_of_any_size(bytes).map_err(fault)?;
+        Ok(document)
     }
 
     /// Its location.
