@@ -51,7 +51,7 @@ pub(super) const AT_ONCE: Work = Work {
     unpacked: 64 * 1024,
 };
 
-/// The packed bytes, of which the decoder gets a part at a time. Where that part ends, it is told [`io::ErrorKind::WouldBlock`].
+/// The packed bytes, of which the decoder gets a part at a time. Where that part ends, it gets [`io::ErrorKind::WouldBlock`].
 #[derive(Debug, Default)]
 struct Packed {
     bytes: Bytes,

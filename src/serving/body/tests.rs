@@ -349,7 +349,7 @@ async fn packed_bytes_without_content_are_refused() {
     assert_eq!(budget.held(), 0);
 }
 
-/// A gzip member whose head has a name of so many bytes.
+/// A gzip member with a name of so many bytes in its head.
 fn named(bytes: usize) -> Vec<u8> {
     let builder = flate2::GzBuilder::new().filename(vec![b'n'; bytes]);
     let mut encoder = builder.write(Vec::new(), Compression::best());
