@@ -13,7 +13,6 @@ use std::{
 /// The name and the text of a file.
 type SqlFile = (String, String);
 
-#[expect(clippy::print_stdout, reason = "cargo reads it")]
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=sql");
     let output = PathBuf::from(env::var("OUT_DIR")?);

@@ -158,7 +158,7 @@ pub fn execute(command: Command, json: bool, program: fn() -> clap::Command) -> 
     };
     let result = runtime.block_on(async {
         match command {
-            Command::Serve => serve::run(&environment).await,
+            Command::Serve => Box::pin(serve::run(&environment)).await,
             #[cfg(feature = "dev")]
             Command::Dev { dir } => Box::pin(crate::dev::run(&environment, &dir)).await,
             Command::Migrate {

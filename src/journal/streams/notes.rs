@@ -75,9 +75,7 @@ mod tests {
     fn a_note_of_each_kind_is_kept_and_read_again() {
         let before = json!({ "name": "EVENTS", "metadata": { "webhook-hub.max_age": "7" } });
         let (first, other, second) = (note("restore", None), note("promote", None), note("restore", Some("x")));
-        let config = [&first, &other, &second]
-            .into_iter()
-            .fold(before, |config, note| with_note(config, note));
+        let config = [&first, &other, &second].into_iter().fold(before, with_note);
         let mut metadata: BTreeMap<String, String> = serde_json::from_value(config["metadata"].clone()).unwrap();
         assert_eq!(notes(&metadata), [other.clone(), second]);
         assert_eq!(metadata["webhook-hub.max_age"], "7");
