@@ -1,7 +1,7 @@
 //! `LANES` does not hold what was left there: what has its outcome is not asked about again, and what waits is not lost.
 
 use async_nats::jetstream;
-use futures_util::TryStreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::Value;
 use webhook_hub::event::EventType;
 
@@ -9,7 +9,7 @@ use crate::{
     harness::{
         World,
         at_end::Ends,
-        backend::Answer,
+        backend::{Answer, ORDERS},
         careem::change,
         copies::StreamCopy,
         hub::Hub,
@@ -179,6 +179,77 @@ async fn news_that_lost_their_outcome_go_before_those_that_wait() {
     world.has_parked(0).await;
 }
 
+/// So many messages that no stage takes.
+async fn messages_of_no_stage(world: &World, count: usize) {
+    let hub = jetstream::new(world.nats.connect("hub").await);
+    let publish = async |_| {
+        hub.publish("webhooks.operator.none.p00", "{}".into())
+            .await
+            .unwrap()
+            .await
+    };
+    let published = stream::iter(0..count).map(publish).buffer_unordered(200);
+    published.try_for_each(async |_| Ok(())).await.unwrap();
+}
+
+/// The log went back to a copy in which an order was parked, with more events behind it than are read at once. Since then it was given up,
+/// so no lane names it, and its outcome is on no log. News of it are close to the end of the copy.
+async fn an_order_that_was_parked_long_before(while_it_runs: bool) {
+    const ORDER: &str = "CR-long-before";
+    let mut world = World::new().await;
+    let hub = world.hub().await;
+    let later = Answer::Say(503, String::new(), vec![("retry-after", "20".to_owned())]);
+    world.backend.next_for(ORDER, [later, Answer::status(422)]);
+    world.post_orders_to(&hub.url(), [ORDER.to_owned()]).await;
+    world.has_parked(1).await;
+    messages_of_no_stage(&world, 5_600).await;
+    world.careem.post(&hub, &change(ORDER, "preparing")).await.event_id();
+    world.post_orders_to(&hub.url(), ids("before", 1)).await;
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    let server = &world.nats.server;
+    server.stop().await.unwrap();
+    let copied = StreamCopy::of(server.dir(), "EVENTS");
+    server.restart().await.unwrap();
+    assert_eq!(world.lanes().await.len(), 1, "what this is about: it is still parked");
+    world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    world.has_parked(0).await;
+    floor_is_at_the_end(&world).await;
+    let running = if while_it_runs {
+        Some(hub)
+    } else {
+        hub.kill().await;
+        None
+    };
+    server.stop().await.unwrap();
+    copied.put_back();
+    server.restart().await.unwrap();
+    world.log = Log::open(&world.nats).await;
+
+    let before = world.requests_about(ORDER);
+    let hub = match running {
+        Some(hub) => hub,
+        None => world.hub().await,
+    };
+    world.careem.post(&hub, &change(ORDER, "ready")).await.event_id();
+    world.post_orders_to(&hub.url(), ids("new", 2)).await;
+    world.hand_out_again().await;
+    world.log.wait_for(EventType::OrderForwarded, 1 + 3 + 2).await;
+    let asked = world.backend.requests().into_iter();
+    let paths: Vec<_> = asked
+        .filter(|request| request.external_order_id() == ORDER)
+        .map(|request| request.path)
+        .collect();
+    let status = format!("{ORDERS}/{ORDER}/status");
+    assert_eq!(paths[before..], [ORDERS, &status, &status], "in the order of the log");
+    world.has_parked(0).await;
+    hub.says("LANES holds every order that waits").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_was_parked_long_before_the_log_went_back() {
+    an_order_that_was_parked_long_before(false).await;
+}
+
 /// An older copy holds lanes that ended since, and none of those that were made since. `told`: the lease tells of that; else it is
 /// written no more after what the copy holds.
 async fn the_lanes_go_back_to_an_older_copy(told: bool) {
@@ -224,5 +295,10 @@ mod long {
     #[tokio::test(flavor = "multi_thread")]
     async fn the_lanes_go_back_and_the_lease_describes_newer_ones() {
         the_lanes_go_back_to_an_older_copy(true).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_order_that_was_parked_long_before_the_log_went_back_under_a_running_hub() {
+        an_order_that_was_parked_long_before(true).await;
     }
 }

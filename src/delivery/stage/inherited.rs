@@ -15,8 +15,9 @@ use crate::{
     journal::{Journal, connection::Connection, identity::LogState, read::appended_at, streams},
 };
 
-/// Messages before the end of what is believed to be settled that are read, too, where the log went back: what was acknowledged there
-/// may be another event, acknowledged when the log went back, or one with a lost outcome.
+/// Messages before the end of what is believed to be settled that are read at once, too, where the log went back: what was acknowledged
+/// there may be another event, acknowledged when the log went back, or one with a lost outcome. The messages before them are read while
+/// the stage works ([`Check::rest`]).
 const READ_AGAIN: u64 = 5000;
 
 /// What the previous instance and the consumer left.

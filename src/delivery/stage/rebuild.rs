@@ -11,7 +11,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use futures_util::{TryStreamExt, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{Stage, floor::InheritedFloor, recovery_scan::RecoveryScan, work_queue::MAX_MENDS};
 use crate::{
@@ -95,6 +95,19 @@ impl Check {
             );
         }
         Some(check)
+    }
+
+    /// What is to be compared once lanes are as the part of the log says that was read at once: an event before that part may have lost
+    /// its outcome with the log of before, however old it is. `first`: the log's first event. None if the whole log was read.
+    pub(super) fn rest(&self, first: u64) -> Option<Self> {
+        let from = first.max(1);
+        (self.is_of_other_log && self.from > from).then_some(Self {
+            from,
+            makes_lost: true,
+            is_whole: self.is_whole,
+            is_of_other_log: false,
+            checksum: Some(LanesChecksum::of_others(from)),
+        })
     }
 }
 
@@ -199,16 +212,17 @@ impl Mends {
         Ok(())
     }
 
-    /// Mends all of them at once, where nothing else is done with the lanes.
+    /// Mends all of them at once, where nothing else is done with the lanes. Returns those that were mended and are still open.
     ///
     /// # Errors
-    /// The same as [`mend`], and as [`Self::mark`].
-    pub(super) async fn apply(mut self, lanes: &Lanes) -> anyhow::Result<()> {
+    /// The same as [`mend`].
+    pub(super) async fn apply(&mut self, lanes: &Lanes) -> anyhow::Result<Vec<(OrderKey, Lane)>> {
         let queue = std::mem::take(&mut self.queue);
-        stream::iter(queue.into_iter().map(Ok))
-            .try_for_each_concurrent(MAX_MENDS, async |(key, one)| mend(lanes, key, one).await)
-            .await?;
-        self.mark(lanes).await
+        let mends = queue
+            .into_iter()
+            .map(|(key, one)| async move { anyhow::Ok(mend(lanes, key, one).await?.map(|lane| (key, lane))) });
+        let mended = stream::iter(mends).buffer_unordered(MAX_MENDS);
+        mended.try_filter_map(async |lane| Ok(lane)).try_collect().await
     }
 }
 
@@ -234,22 +248,23 @@ pub(super) fn report_strange(stage: &'static str, strange: &HashSet<(OrderKey, u
     }
 }
 
-/// Mends an order's lane as it is now: events may have joined it since it was read.
+/// Mends an order's lane as it is now: events may have joined it since it was read. Returns the lane if it is still open.
 ///
 /// # Errors
 /// If NATS does not answer, or another writer writes the lane.
-pub(super) async fn mend(lanes: &Lanes, key: OrderKey, mend: Mend) -> anyhow::Result<()> {
+pub(super) async fn mend(lanes: &Lanes, key: OrderKey, mend: Mend) -> anyhow::Result<Option<Lane>> {
     let lane = lanes.get(key).await?;
     let is_over = |event: u64| mend.over.contains(&event);
     let mended = match lane.clone() {
         Some(lane) => lane.mended(is_over, mend.missing, Utc::now()),
         None => mend.missing,
     };
-    match mended {
-        Some(mended) if lane.as_ref() == Some(&mended) => Ok(()),
-        Some(mended) => lanes.put(key, &mended).await,
-        None => lanes.end(key).await,
+    match &mended {
+        Some(mended) if lane.as_ref() == Some(mended) => {}
+        Some(mended) => lanes.put(key, mended).await?,
+        None => lanes.end(key).await?,
     }
+    Ok(mended)
 }
 
 /// The reading that remains while the stage works.

@@ -14,7 +14,8 @@
 //!
 //! When the log itself went back or was replaced, other events may be at the sequences that the lanes name and that were
 //! acknowledged, so neither is trusted: what a lane names must be an event of its order, and the log is read from before the
-//! common point, before anything is handled.
+//! common point, before anything is handled. An event that was parked at the common point may be much older and may have lost its
+//! outcome as well. So the rest of the log is read while the stage works, as when lanes are missing.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -130,14 +131,16 @@ pub(super) async fn read<S: Stage>(
         log,
         trail: floor.trail.clone(),
     };
-    let (mut behind, mut before) = (Vec::new(), None);
+    let (mut behind, mut before, mut later) = (Vec::new(), None, None);
     if let Some((check, (lanes, read))) = at_once.zip(parked.as_ref()) {
         found.in_lanes = read.lanes.iter().flat_map(|(_, lane)| lane.sequences()).collect();
         reading.segment::<S>(&mut found, check.from - 1, log.last).await?;
         if found.is_of_new_consumer {
             found.leave_to_consumer();
         }
-        if !mend_at_once::<S>(lanes, read, (check, log), &mut found).await? {
+        let (are_all, mended) = mend_at_once::<S>(lanes, read, (check, log), &mut found).await?;
+        later = check.rest(log.first).map(|rest| (rest, mended));
+        if !are_all {
             before = Some(Some(LanesChecksum::of_others(check.from)));
         }
     } else {
@@ -158,28 +161,29 @@ pub(super) async fn read<S: Stage>(
         .filter(|event| !open_work.elsewhere.contains_key(event))
         .for_each(|event| tenure.has_ended(*event));
     let (lanes, read) = parked.unzip();
-    let later = check.filter(|check| !(check.is_of_other_log || is_new)).zip(read);
+    let in_background = check.filter(|check| !(check.is_of_other_log || is_new));
+    let later = later.or_else(|| in_background.zip(read.map(|read| read.lanes)));
     let before = later.as_ref().map_or(before, |(check, _)| Some(check.checksum));
     tenure.begin(progress, (lanes.map(Lanes::checksum), before), times);
-    open_work.rebuild = later.map(|(check, read)| Rebuild {
+    open_work.rebuild = later.map(|(check, lanes)| Rebuild {
         connection: Arc::clone(connection),
-        found: RecoveryScan::of_lanes(floor.settled, &read.lanes),
+        found: RecoveryScan::of_lanes(floor.settled, &lanes),
         check,
-        lanes: read.lanes,
+        lanes,
         open: floor.open.iter().map(|(sequence, _)| *sequence).collect(),
         log,
     });
     Ok(open_work)
 }
 
-/// Mends lanes before anything else is done with them: the log is another one, or the consumer is new. False if some may be
-/// missing still.
+/// Mends lanes before anything else is done with them: the log is another one, or the consumer is new. Returns false if this version
+/// cannot tell whether some are missing, and the lanes that are open then.
 async fn mend_at_once<S: Stage>(
     lanes: &Lanes,
     read: &LanesRead,
     (check, log): (&Check, LogState),
     found: &mut RecoveryScan,
-) -> anyhow::Result<bool> {
+) -> anyhow::Result<(bool, Vec<(OrderKey, Lane)>)> {
     // On another log, none of the events that a lane names is expected; on this one, those before its first event have expired.
     let places = if check.is_of_other_log { 0 } else { log.first }..=u64::MAX;
     let strange = found.strange(&read.lanes, places);
@@ -189,10 +193,16 @@ async fn mend_at_once<S: Stage>(
     } else {
         strange
     };
-    let mends = Mends::of(found, check, &read.lanes, &over, Utc::now());
+    let mut mends = Mends::of(found, check, &read.lanes, &over, Utc::now());
     let are_all = mends.are_all(S::NAME);
-    mends.apply(lanes).await?;
-    Ok(are_all)
+    let orders: HashSet<OrderKey> = mends.orders().collect();
+    let mut open = mends.apply(lanes).await?;
+    let untouched = read.lanes.iter().filter(|(key, _)| !orders.contains(key));
+    open.extend(untouched.cloned());
+    if check.rest(log.first).is_none() {
+        mends.mark(lanes).await?;
+    }
+    Ok((are_all, open))
 }
 
 /// Sorts what is open into what is to be handled. `behind`: what was recorded about some of it is accounted for later.
