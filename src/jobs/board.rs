@@ -12,6 +12,7 @@ use crate::{
     journal::{
         EVENTS,
         connection::Connection,
+        identity::follow::Followed,
         read::{Entry, LogReader, Start},
         streams::{
             notes::{self, ActNote},
@@ -132,8 +133,8 @@ fn read<T: DeserializeOwned>(event: &Recorded) -> Option<T> {
 /// All jobs, as far as the log was read.
 #[derive(Default)]
 pub struct Board {
-    /// When the stream was made that was read, and up to where it was read.
-    log: Option<i128>,
+    /// Which log was read, and up to where.
+    log: Followed,
     position: u64,
     /// By the place of their first event: in the order in which they were started.
     jobs: BTreeMap<u64, Job>,
@@ -152,12 +153,11 @@ impl Board {
         let stream = connection.context.get_stream(EVENTS).await;
         let stream = stream.context("cannot look up EVENTS")?;
         let info = stream.cached_info();
-        let (made, end) = (info.created.unix_timestamp_nanos(), info.state.last_sequence);
-        if self.log.is_some_and(|known| known != made) || end < self.position {
+        let look = self.log.look(connection).await?;
+        if !look.is_same {
             // The log was replaced or went back: its jobs are read anew.
-            *self = Self::default();
+            (self.position, self.jobs) = (0, BTreeMap::new());
         }
-        self.log = Some(made);
         let metadata = &info.config.metadata;
         self.noted = match restoring::is_in(metadata) {
             true => Vec::new(),
@@ -165,6 +165,7 @@ impl Board {
         };
         let max_age = info.config.max_age;
         self.kept = TimeDelta::from_std(max_age).ok().filter(|age| !age.is_zero());
+        let end = look.log.last;
         if end <= self.position {
             return Ok(());
         }
@@ -180,8 +181,8 @@ impl Board {
                 continue;
             }
             since = Instant::now();
-            for entry in entries {
-                self.position = self.position.max(entry.sequence());
+            // What came since the look is read next time, after it is known to be of the same log.
+            for entry in entries.into_iter().filter(|entry| entry.sequence() <= end) {
                 if let Entry::Event(event) = entry {
                     self.apply(&event);
                 }

@@ -13,6 +13,7 @@
 //! memory of orders store a [`Trail`] each.
 
 pub mod finding;
+pub mod follow;
 pub mod watch;
 
 use std::fmt::Write as _;

@@ -7,8 +7,6 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::Context as _;
-
 use crate::{
     dead_letters::confirmed::confirmed_after,
     event::{
@@ -17,8 +15,9 @@ use crate::{
         stage::{FORWARD, TRANSFORM},
     },
     journal::{
-        EVENTS, codec,
+        codec,
         connection::Connection,
+        identity::follow::Followed,
         read::{Entry, LogReader, Start},
     },
 };
@@ -38,8 +37,8 @@ type Cause = (String, String, String);
 /// See the module.
 #[derive(Default)]
 pub(super) struct Letters {
-    /// When the stream was made that was read, and how far.
-    log: Option<i128>,
+    /// Which log was read, and how far.
+    log: Followed,
     position: u64,
     open: OpenLetters,
     warned: bool,
@@ -48,17 +47,13 @@ pub(super) struct Letters {
 impl Letters {
     /// Reads what came since the last look.
     pub(super) async fn look(&mut self, connection: &Connection) -> anyhow::Result<()> {
-        let stream = connection.context.get_stream(EVENTS).await;
-        let stream = stream.context("cannot look up EVENTS")?;
-        let info = stream.cached_info();
-        let made = info.created.unix_timestamp_nanos();
-        if self.log.is_some_and(|known| known != made) || info.state.last_sequence < self.position {
+        let look = self.log.look(connection).await?;
+        if !look.is_same {
             // The log was replaced or went back, so its dead letters are read anew.
             self.position = 0;
             self.open.clear();
         }
-        self.log = Some(made);
-        let end = info.state.last_sequence;
+        let end = look.log.last;
         if end > self.position {
             // A retry is later than its letter, so letters are read first.
             for event_type in [
@@ -71,7 +66,7 @@ impl Letters {
             self.close_confirmed(connection).await?;
             self.position = end;
         }
-        self.open.forget_before(info.state.first_sequence);
+        self.open.forget_before(look.log.first);
         if self.open.is_full() && !std::mem::replace(&mut self.warned, true) {
             tracing::warn!(most = MAX_OPEN, "more dead letters are open than are counted");
         }

@@ -2,6 +2,7 @@
 //! answered 200 is on the log, what is on the log is handled and has its row, and no row of before is lost.
 
 mod forgotten;
+mod observed;
 mod shown;
 mod upgraded;
 
