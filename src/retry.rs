@@ -115,6 +115,13 @@ pub struct Schedule {
 }
 
 impl Schedule {
+    /// The time from the first request to the last, but for the quick attempts and jitter.
+    pub fn longest(&self) -> Duration {
+        // After the end of the list its last delay is repeated.
+        let all = (0..self.max_retries as usize).filter_map(|at| self.delays.get(at).or(self.delays.last()));
+        all.sum()
+    }
+
     /// How many of the retries that count were made by so many requests.
     pub fn retries(requests: u32) -> u32 {
         requests.saturating_sub(1 + QUICK.len() as u32)

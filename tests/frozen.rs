@@ -35,6 +35,31 @@ async fn the_hub_is_frozen_while_orders_wait_for_a_slot() {
     assert_eq!(world.backend.count(), 7, "only the first order was asked about twice");
 }
 
+/// The hub is frozen with requests under way for longer than the log knows ids. Meanwhile another instance records their outcomes. When the
+/// first one comes back and reads the answers, it records no second ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hub_is_frozen_for_longer_than_the_log_knows_ids() {
+    let world = World::new().await;
+    let settings = world.settings().set("BACKEND_TIMEOUT", "60s");
+    let first = Hub::start(&settings).await;
+    world.backend.hold();
+    world.post_orders(&first, ids("frozen", 3)).await;
+    world.backend.wait_for(3).await;
+    let next = Hub::start(&settings).await;
+    first.pause().await;
+    // The other one asks about each of them again.
+    world.backend.wait_for(6).await;
+    world.backend.release();
+    world.log.settled().await;
+    world.log_forgets(&next).await;
+    first.resume().await;
+    first.says("the stage starts again after an error").await;
+    world.post_orders_to(&next.url(), ids("after", 1)).await;
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(4)).await;
+    assert_eq!(world.backend.count(), 7, "nothing is asked about a third time");
+}
+
 /// NATS is frozen at SIGTERM, so the instance cannot announce its handover.
 #[tokio::test(flavor = "multi_thread")]
 async fn nats_is_frozen_during_a_handover() {

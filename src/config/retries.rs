@@ -44,9 +44,8 @@ pub(super) fn schedule(env: &Environment) -> Result<Schedule, ConfigError> {
         return Err(refuse(format!("more than {MAX_DELAYS} delays")));
     }
     let max_retries = env.whole("RETRY_MAX_ATTEMPTS", 10, &RETRIES)?;
-    // After the end of the list its last delay is repeated.
-    let all = (0..max_retries as usize).filter_map(|at| delays.get(at).or(delays.last()));
-    let all: Duration = all.sum();
+    let schedule = Schedule { delays, max_retries };
+    let all = schedule.longest();
     if all > LONGEST {
         return Err(refuse(format!(
             "with RETRY_MAX_ATTEMPTS={max_retries} the last retry would come after {} days; at most {} are allowed, for the \
@@ -55,7 +54,7 @@ pub(super) fn schedule(env: &Environment) -> Result<Schedule, ConfigError> {
             LONGEST.as_secs() / 86_400,
         )));
     }
-    Ok(Schedule { delays, max_retries })
+    Ok(schedule)
 }
 
 #[cfg(test)]

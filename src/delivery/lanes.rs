@@ -180,6 +180,11 @@ impl Lanes {
         self.table().take_due(now + EARLY)
     }
 
+    /// Lanes with heads up to this place on the log, whenever they are due; the caller returns each with [`Self::release`].
+    pub fn take_older(&self, up_to: u64, most: usize) -> Vec<OrderKey> {
+        self.table().take_older(up_to, most)
+    }
+
     /// The lane's task has ended: an open lane is taken up again when it is due.
     pub fn release(&self, key: OrderKey) {
         self.table().release(key);

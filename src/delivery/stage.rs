@@ -31,6 +31,7 @@ mod progress;
 mod cause_names;
 mod rebuild;
 mod receive;
+mod record;
 mod recovery;
 mod fair_share;
 mod delivery_gap;
@@ -363,7 +364,7 @@ impl<S: Stage> Worker<S> {
         let sources = WorkSources {
             consumer: streams::consumer(connection, EVENTS, S::NAME).await?,
             messages: Messages::of(connection, EVENTS, S::NAME, PULL).await?,
-            gauges: Gauges::of(S::NAME),
+            gauges: Gauges::of(S::NAME, self.journal.identity().clone()),
             rebuild: match open_work.rebuild.take() {
                 Some(rebuild) => rebuild.read::<S>().boxed(),
                 None => std::future::pending().boxed(),
@@ -451,6 +452,7 @@ impl<S: Stage> Worker<S> {
         in_flight.gaps.compare(seen.handed_out, taking)?;
         let stopped_by = (!self.stage.is_ready()).then_some(S::WAITS_FOR);
         gauges.note(seen, context, in_flight, stopped_by);
+        due::take_up_aged(self.journal.identity().aged_up_to(), context, in_flight);
         Ok(())
     }
 }

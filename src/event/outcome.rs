@@ -19,6 +19,8 @@ pub const ORDER_EXPIRED: &str = "ORDER_EXPIRED";
 
 /// Code of what found no room behind an event of its order that is tried again: no request of it was made.
 pub const LANE_FULL: &str = "LANE_FULL";
+/// Code of what was not completed before the log is about to delete it.
+pub const EVENT_AGED: &str = "EVENT_AGED";
 /// Code of what a branch's secret tried to do to another branch.
 pub const NOT_YOURS: &str = "NOT_YOURS";
 /// Code of news about an order number that several branches have, without a branch.

@@ -110,8 +110,10 @@ impl Parts {
         tasks.spawn("NATS", Phase::Log, |stop| unreachable::tell(connection, stop));
         tasks.spawn("expiry", Phase::Log, |stop| expiry.run(stop));
         tasks.spawn("process", Phase::Log, watch::run);
-        let log = self.journal.clone();
-        tasks.spawn("identity of the log", Phase::Log, |stop| log.watch_identity(stop));
+        let (log, longest_retry) = (self.journal.clone(), self.config.retries.longest());
+        tasks.spawn("identity of the log", Phase::Log, move |stop| {
+            log.watch_identity(longest_retry, stop)
+        });
         if self.limits.is_enabled() {
             let (connection, limits) = (Arc::clone(&self.connection), Arc::clone(&self.limits));
             tasks.spawn("rate limits", Phase::Log, |stop| {

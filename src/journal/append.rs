@@ -177,12 +177,14 @@ impl Journal {
         &self.identity
     }
 
-    /// Looks whether it is, until it is stopped.
+    /// Looks whether it is, until it is stopped. `longest_retry`: the time from the first request about an event to the last.
     ///
     /// # Errors
     /// Never; as a task of the hub has it.
-    pub async fn watch_identity(self, stop: CancellationToken) -> anyhow::Result<()> {
-        self.identity.run(self.connection, self.tables, stop).await
+    pub async fn watch_identity(self, longest_retry: Duration, stop: CancellationToken) -> anyhow::Result<()> {
+        self.identity
+            .run(self.connection, self.tables, longest_retry, stop)
+            .await
     }
 
     /// How many partitions the log has.

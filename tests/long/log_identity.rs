@@ -8,7 +8,7 @@ mod upgraded;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_nats::jetstream::stream;
@@ -19,7 +19,7 @@ use webhook_hub::event::EventType;
 use crate::harness::{
     World,
     backend::Answer,
-    careem::order,
+    careem::{change, order},
     copies::{StoreCopy, StreamCopy},
     hub::{Hub, run},
     ids,

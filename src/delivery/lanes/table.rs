@@ -18,7 +18,8 @@ pub(super) struct OpenLane {
     pub(super) provider: String,
     /// The revisions before.
     pub(super) past: LanePast,
-    /// The oldest event in it.
+    /// The event that is tried again, and the oldest one in it.
+    head: u64,
     oldest: u64,
     /// How many are in it; at most [`super::MAX_WAITING`] and one.
     events: u32,
@@ -34,6 +35,7 @@ impl OpenLane {
             revision,
             provider: lane.provider.clone(),
             past,
+            head: lane.head,
             oldest: lane.sequences().min().unwrap_or_default(),
             events: u32::try_from(lane.sequences().count()).unwrap_or(u32::MAX),
             due_at: lane.due_at.timestamp_millis(),
@@ -124,6 +126,21 @@ impl LaneTable {
         Some(key)
     }
 
+    /// Lanes without a task with heads up to this place on the log, whenever they are due, so many at most; the caller returns each with
+    /// [`Self::release`].
+    pub(super) fn take_older(&mut self, up_to: u64, most: usize) -> Vec<OrderKey> {
+        let oldest = self.oldest.iter().take_while(|(sequence, _)| *sequence <= up_to);
+        let is_wanted = |key: &OrderKey| self.open.get(key).is_some_and(|lane| !lane.taken && lane.head <= up_to);
+        let found: Vec<_> = oldest.map(|(_, key)| *key).filter(is_wanted).take(most).collect();
+        for key in &found {
+            if let Some(lane) = self.open.get_mut(key) {
+                lane.taken = true;
+                self.queue.remove(&(lane.due_at, *key));
+            }
+        }
+        found
+    }
+
     /// The lane's task has ended: an open lane is queued again, by its present due time.
     pub(super) fn release(&mut self, key: OrderKey) {
         if let Some(lane) = self.open.get_mut(&key)
@@ -178,6 +195,20 @@ mod tests {
             creations: None,
         };
         OpenLane::new(revision, LanePast::default(), &lane)
+    }
+
+    #[test]
+    fn lanes_with_old_heads_are_taken_before_they_are_due() {
+        let mut table = LaneTable::default();
+        for revision in 1..=4 {
+            table.put(key(revision as u8), open(revision, at(100)));
+        }
+        assert_eq!(table.take_due(at(5)), None);
+        assert_eq!(table.take_older(13, 2), [key(1), key(2)]);
+        assert_eq!(table.take_older(13, 2), [key(3)], "what has a task is not taken again");
+        table.release(key(1));
+        assert_eq!(table.take_older(13, 9), [key(1)]);
+        assert_eq!(table.take_due(at(100)), Some(key(4)));
     }
 
     #[test]

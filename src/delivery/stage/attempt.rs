@@ -16,14 +16,13 @@ use chrono::Utc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    PAUSE_AFTER_TROUBLE, Stage, Worker,
+    Stage, Worker,
     action::{EventAction, is_ours},
     cause_names::outcome_of,
     doubt::Doubt,
     fair_share::{FairShare, WorkKind},
-    given_up::{panicked, superseded_end, without_room},
+    given_up::{aged, panicked, superseded_end, without_room},
     join::{Joined, join, wait_in_doubt},
-    log_lines,
     permission::{RequestPermission, RequestsInFlight},
     rebuild::mend,
     tenure::Tenure,
@@ -35,10 +34,9 @@ use crate::{
         lanes::{Lane, Lanes},
         lease::Validity,
     },
-    event::{EventId, NewEvent, Recorded},
+    event::{EventId, Recorded},
     fault_injection::{self, crash_stage_at},
     journal::{
-        Appended,
         codec::{CodecError, OrderKey},
         pull::acknowledge,
         read::{decoded_at, event_at},
@@ -88,7 +86,7 @@ impl TaskContext {
 }
 
 /// The result of handling an event.
-enum Attempted {
+pub(super) enum Attempted {
     /// Its outcome is on the log.
     Ended,
     /// It is tried again later; so many requests were made.
@@ -154,7 +152,9 @@ impl<S: Stage> Worker<S> {
         let sequence = recorded.sequence;
         let provider = recorded.envelope.provider.to_string();
         let attempted = match (parked, &context.lanes) {
-            (Some(parking), Some(_)) if parking.until > Utc::now() => Attempted::Parked(requests, parking),
+            (Some(parking), Some(_)) if parking.until > Utc::now() => {
+                self.park(context, sequence, &recorded, (requests, parking)).await?
+            }
             _ => self.attempt(recorded, requests, WorkKind::Event, context).await?,
         };
         match attempted {
@@ -212,7 +212,7 @@ impl<S: Stage> Worker<S> {
             EventAction::Gone(sequence, is_there) => gone(recorded, S::NAME, sequence, is_there),
             EventAction::Superseded(event, newer) => superseded_end::<S>(&event, &newer),
         };
-        Ok(self.record(&context.tenure, recorded.sequence, vec![end]).await)
+        Ok(self.record(context, recorded.sequence, vec![end]).await)
     }
 
     /// Works on a lane for as long as what is in it is due.
@@ -220,7 +220,7 @@ impl<S: Stage> Worker<S> {
         let lanes = self.lanes(context)?;
         // The lane may have ended since it was found to be due.
         while let Some(mut lane) = lanes.get(key).await? {
-            if !lane.is_due(Utc::now()) {
+            if !lane.is_due(Utc::now()) && !self.is_aged(lane.head).await? {
                 return Ok(());
             }
             let head = lane.head;
@@ -292,8 +292,11 @@ impl<S: Stage> Worker<S> {
                 return Ok(Attempted::Left);
             }
             found => {
+                metrics::counter!("parked_events_lost_total", "stage" => S::NAME).increment(1);
                 tracing::error!(
                     stage = S::NAME,
+                    provider = lane.provider,
+                    order_key = %key,
                     sequence = lane.head,
                     another_is_there = found.is_some(),
                     "an event that waited is not on the log any more; its order goes on without it"
@@ -334,6 +337,9 @@ impl<S: Stage> Worker<S> {
                 biased;
                 () = context.halt.cancelled() => return Ok(Attempted::Stopped),
                 () = context.shares.wait(kind, self.stage.ready()) => {}
+                () = self.journal.identity().until_aged(event.envelope.time) => {
+                    return self.end_aged(context, about, &event, requests).await;
+                }
             }
             // An instance that was frozen for longer than its lease must not go on.
             if !context.lease.holds() {
@@ -359,7 +365,7 @@ impl<S: Stage> Worker<S> {
             match settle(handled, Utc::now(), context.crowded.load(Ordering::Relaxed)) {
                 Settlement::Done(events) => return self.record_end(context, about, events).await,
                 Settlement::Again(events, pause) => {
-                    if !self.record(&context.tenure, about, events).await {
+                    if !self.record(context, about, events).await {
                         return Ok(Attempted::Stopped);
                     }
                     requests += 1;
@@ -368,75 +374,71 @@ impl<S: Stage> Worker<S> {
                     pause_unless(&context.halt, pause).await;
                 }
                 Settlement::Park(events, parking, attempts) => {
-                    if !self.record(&context.tenure, about, events).await {
+                    if !self.record(context, about, events).await {
                         return Ok(Attempted::Stopped);
                     }
                     crash_stage_at(S::NAME, "after_attempt");
-                    return Ok(Attempted::Parked(requests + attempts, parking));
+                    return self.park(context, about, &event, (requests + attempts, parking)).await;
                 }
                 Settlement::Leave(cause, pause) => {
                     self.leave_once(about, &cause)?;
                     pause_unless(&context.halt, pause).await;
                 }
-                Settlement::Pause(pause) | Settlement::Hold(pause) => pause_unless(&context.halt, pause).await,
-                Settlement::Defer(parking) => return Ok(Attempted::Parked(requests, parking)),
+                Settlement::Pause(pause) | Settlement::Hold(pause) => {
+                    pause_unless(&context.halt, pause).await;
+                    if self.journal.identity().is_aged(event.envelope.time) {
+                        return self.end_aged(context, about, &event, requests).await;
+                    }
+                }
+                Settlement::Defer(parking) => return self.park(context, about, &event, (requests, parking)).await,
             }
         }
     }
 
-    async fn record_end(&self, context: &TaskContext, about: u64, events: Vec<NewEvent>) -> anyhow::Result<Attempted> {
-        crash_stage_at(S::NAME, "after_request");
-        let recorded = self.record(&context.tenure, about, events).await;
-        crash_stage_at(S::NAME, "after_outcome");
-        Ok(if recorded { Attempted::Ended } else { Attempted::Stopped })
+    /// Whether the log is about to delete the event at this place, or has deleted it.
+    async fn is_aged(&self, sequence: u64) -> anyhow::Result<bool> {
+        let identity = self.journal.identity();
+        if sequence > identity.aged_up_to() {
+            return Ok(false);
+        }
+        Ok(match decoded_at(self.journal.connection(), sequence).await? {
+            Some(Ok(event)) => identity.is_aged(event.envelope.time),
+            Some(Err(_)) => false,
+            None => true,
+        })
     }
 
-    /// Appends what follows from the event at the sequence `about`, as often as it takes. False if the hub goes down
-    /// before it is on the log: then the message is not acknowledged and is taken up again.
-    pub(super) async fn record(&self, tenure: &Tenure, about: u64, events: Vec<NewEvent>) -> bool {
-        tenure.progress(|progress| progress.record(about));
-        for mut event in events {
-            let id = event.envelope.id;
-            loop {
-                match self.journal.append(event.clone()).await {
-                    Ok(appended) => {
-                        if event.envelope.id == id
-                            && let Some(own) = own_id(&event, appended)
-                        {
-                            event.envelope.id = own;
-                            continue;
-                        }
-                        let id = event.envelope.id.to_string();
-                        tenure.progress(|progress| progress.know(appended.sequence, &id));
-                        self.stage.recorded(&event, appended);
-                        if !appended.duplicate {
-                            log_lines::order_ended::<S>(&event);
-                        }
-                        break;
-                    }
-                    Err(error) => {
-                        tracing::warn!(stage = S::NAME, event = %event.envelope.event_type, %error, "cannot record, trying again");
-                    }
-                }
-                if self.stop.is_cancelled() {
-                    return false;
-                }
-                tokio::time::sleep(PAUSE_AFTER_TROUBLE).await;
-            }
+    /// Parks an event, or gives it up if the log is about to delete it.
+    async fn park(
+        &self,
+        context: &TaskContext,
+        about: u64,
+        event: &Recorded,
+        (requests, parking): (u32, Parking),
+    ) -> anyhow::Result<Attempted> {
+        if self.journal.identity().is_aged(event.envelope.time) {
+            return self.end_aged(context, about, event, requests).await;
         }
-        true
+        Ok(Attempted::Parked(requests, parking))
+    }
+
+    /// Gives up an event that the log is about to delete.
+    async fn end_aged(
+        &self,
+        context: &TaskContext,
+        about: u64,
+        event: &Recorded,
+        requests: u32,
+    ) -> anyhow::Result<Attempted> {
+        if !context.lease.holds() {
+            anyhow::bail!("the lease ran out");
+        }
+        self.record_end(context, about, vec![aged::<S>(event, requests)]).await
     }
 
     fn lanes<'a>(&self, context: &'a TaskContext) -> anyhow::Result<&'a Lanes> {
         context.lanes.as_ref().context("a stage that has no lanes parks events")
     }
-}
-
-/// Another id for an event that is known by its own where that is older than what it follows from: that one is the outcome of
-/// an earlier acceptance of the same webhook, and this one has none yet.
-fn own_id(event: &NewEvent, appended: Appended) -> Option<EventId> {
-    let cause = event.envelope.cause_sequence?;
-    (appended.duplicate && appended.sequence < cause).then(|| event.envelope.id.at(cause))
 }
 
 /// Waits so long, or until halted, which the next turn of the loop sees.

@@ -35,6 +35,17 @@ pub(super) fn take_up(context: &TaskContext, in_flight: &mut InFlight) {
     }
 }
 
+/// Takes up lanes before they are due, as far as there is room: the log is about to delete the events at their heads, which stand up to
+/// this place on it.
+pub(super) fn take_up_aged(up_to: u64, context: &TaskContext, in_flight: &mut InFlight) {
+    let Some(lanes) = &context.lanes else { return };
+    for key in lanes.take_older(up_to, in_flight.queue.room()) {
+        if !context.doubt.puts_off(key) {
+            in_flight.queue.push_due(key);
+        }
+    }
+}
+
 /// A task has ended: a lane is taken up again when it is due the next time.
 pub(super) fn finish(done: Done, context: &TaskContext, queue: &mut WorkQueue) {
     if let Some(lanes) = &context.lanes

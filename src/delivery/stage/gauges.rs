@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use metrics::Gauge;
 
 use super::{attempt::TaskContext, consumer_check::ConsumerState, in_flight::InFlight};
+use crate::journal::identity::watch::LogIdentity;
 
 /// Where an event waits; label `where` of `orders_waiting`.
 const QUEUED: &str = "queued";
@@ -45,6 +46,9 @@ impl Backlog {
 
 /// The gauges of a stage; all are 0 on an instance that does not have it.
 pub(super) struct Gauges {
+    stage: &'static str,
+    /// Learns of the oldest event.
+    identity: LogIdentity,
     pending: Gauge,
     lag: Gauge,
     waiting: [(&'static str, Gauge); PLACES.len()],
@@ -54,8 +58,10 @@ pub(super) struct Gauges {
 }
 
 impl Gauges {
-    pub(super) fn of(stage: &'static str) -> Self {
+    pub(super) fn of(stage: &'static str, identity: LogIdentity) -> Self {
         Self {
+            stage,
+            identity,
             pending: metrics::gauge!("stage_pending", "stage" => stage),
             lag: metrics::gauge!("stage_lag_seconds", "stage" => stage),
             waiting: PLACES.map(|place| {
@@ -99,6 +105,7 @@ impl Gauges {
         });
         let age = self.age_of(oldest(context), seen.oldest);
         self.oldest_age.set(age.as_secs_f64());
+        self.identity.waits(self.stage, self.oldest);
     }
 
     fn show_waiting(&self, waiting: &Backlog) {
@@ -133,6 +140,7 @@ impl Drop for Gauges {
         self.lag.set(0.0);
         self.oldest_age.set(0.0);
         self.show_waiting(&Backlog::default());
+        self.identity.waits(self.stage, None);
     }
 }
 

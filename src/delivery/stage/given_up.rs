@@ -7,7 +7,7 @@ use crate::{
     delivery::superseded::NewerEvent,
     event::{
         Envelope, EventType, NewEvent, NotYours, Recorded,
-        outcome::{DeadLettered, ErrorReport, ErrorType, Ignored, LANE_FULL, NOT_YOURS, Rejected},
+        outcome::{DeadLettered, EVENT_AGED, ErrorReport, ErrorType, Ignored, LANE_FULL, NOT_YOURS, Rejected},
     },
     retry::Schedule,
     telemetry::panics::Panicked,
@@ -83,6 +83,17 @@ pub(super) fn without_room<S: Stage>(event: &Recorded, requests: u32, waiting: u
         event,
         requests,
         ErrorReport::new(ErrorType::Temporary, LANE_FULL, message),
+    )
+}
+
+/// Gives up an event that the log is about to delete: nothing could be recorded about it afterwards.
+pub(super) fn aged<S: Stage>(event: &Recorded, requests: u32) -> NewEvent {
+    let message = "the event log is about to delete this event (max_age of EVENTS), and it was not completed by now; retry the dead letter \
+                   before that, or raise max_age";
+    given_up_by_the_runner::<S>(
+        event,
+        requests,
+        ErrorReport::new(ErrorType::Temporary, EVENT_AGED, message),
     )
 }
 

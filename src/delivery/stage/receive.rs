@@ -65,7 +65,7 @@ impl<S: Stage> Worker<S> {
             }),
             Err(error) => {
                 let rejected = vec![unreadable(S::NAME, &message, sequence, &error)];
-                if self.record(&context.tenure, sequence, rejected).await {
+                if self.record(context, sequence, rejected).await {
                     acknowledge(Some(&message)).await?;
                     context.tenure.progress(|progress| progress.settle(sequence));
                 }

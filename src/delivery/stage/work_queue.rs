@@ -133,6 +133,11 @@ impl WorkQueue {
         self.count() < MAX_QUEUED && self.bytes < MAX_QUEUED_BYTES
     }
 
+    /// How many more there is room for.
+    pub(super) fn room(&self) -> usize {
+        if self.has_room() { MAX_QUEUED - self.count() } else { 0 }
+    }
+
     /// How many events are held, at work or waiting; what is parked is not among them.
     pub(super) fn events(&self) -> usize {
         self.sequences.len()

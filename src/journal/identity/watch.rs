@@ -1,17 +1,22 @@
 //! Checks the log for the hub as a whole: whether it is still the same log, and whether a reader is about to lose events that age out unread.
 //!
 //! The running hub may not change the stream, so it cannot stop the server from deleting old events. It reports what is left: always as a
-//! metric, as a warning when a quarter of the time is left, as an error and in health when it is a twentieth. Events that the tables lose
+//! metric, as a warning when a quarter of the time is left, as an error and in health when it is a twentieth. A stage gives up what it
+//! could not complete by then, so that its end is on the log and an operator can still retry it. Events that the tables lose
 //! all the same are noted in `hub.log_gaps`.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
 use async_nats::jetstream::stream;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +28,7 @@ use super::{
 use crate::{
     event::stage::{PROJECTION, READERS},
     fault_injection,
-    journal::{EVENTS, connection::Connection, streams},
+    journal::{EVENTS, connection::Connection, read::LogReader, streams},
     telemetry::tables::Tables,
 };
 
@@ -48,7 +53,16 @@ struct Shared {
     risk: Mutex<Option<String>>,
     /// Something was found that the server does not have yet.
     is_new: Notify,
+    /// How long the log keeps an event; none if that is not known yet, or for ever.
+    max_age: Mutex<Option<Duration>>,
+    /// Up to here, events are to be completed by now.
+    aged_up_to: AtomicU64,
+    /// The oldest event that a stage of this instance has not completed, and when it was appended.
+    waiting: Mutex<BTreeMap<&'static str, Waiting>>,
 }
+
+/// A place on the log, and when the event there was appended.
+type Waiting = (u64, DateTime<Utc>);
 
 impl Default for LogIdentity {
     fn default() -> Self {
@@ -56,6 +70,9 @@ impl Default for LogIdentity {
             finding: Mutex::default(),
             risk: Mutex::default(),
             is_new: Notify::new(),
+            max_age: Mutex::default(),
+            aged_up_to: AtomicU64::new(0),
+            waiting: Mutex::default(),
         }))
     }
 }
@@ -70,6 +87,42 @@ impl LogIdentity {
     /// The reader that is about to lose events of the log; none if there is none.
     pub fn risk(&self) -> Option<String> {
         lock(&self.0.risk).clone()
+    }
+
+    /// Notes the oldest event that a stage of this instance has not completed; none if there is none, or the stage is another instance's.
+    /// What is parked is acknowledged, so the consumer does not tell of it.
+    pub fn waits(&self, stage: &'static str, oldest: Option<(u64, DateTime<Utc>)>) {
+        let mut waiting = lock(&self.0.waiting);
+        match oldest {
+            Some(oldest) => drop(waiting.insert(stage, oldest)),
+            None => drop(waiting.remove(stage)),
+        }
+    }
+
+    /// Until when an event of this time is to be completed: soon after, the log deletes it. None if the log keeps it, or that is not known
+    /// yet.
+    pub fn completes_by(&self, time: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let max_age = (*lock(&self.0.max_age))?;
+        time.checked_add_signed(TimeDelta::from_std(max_age.mul_f64(1.0 - NEXT)).ok()?)
+    }
+
+    /// Whether that is over.
+    pub fn is_aged(&self, time: DateTime<Utc>) -> bool {
+        self.completes_by(time).is_some_and(|by| by <= Utc::now())
+    }
+
+    /// Up to which place of the log that is over, by the last look; 0 if it is for no event.
+    pub fn aged_up_to(&self) -> u64 {
+        self.0.aged_up_to.load(Ordering::Relaxed)
+    }
+
+    /// Waits until that is over. An operator may change the limit meanwhile.
+    pub async fn until_aged(&self, time: DateTime<Utc>) {
+        while !self.is_aged(time) {
+            let left = self.completes_by(time).and_then(|by| (by - Utc::now()).to_std().ok());
+            let every = fault_injection::time("loss_every", LOSS_EVERY);
+            tokio::time::sleep(left.unwrap_or(every).min(every)).await;
+        }
     }
 
     /// Reports that the position of a reader refers to another log than the current one, and what the reader does about it.
@@ -121,11 +174,18 @@ impl LogIdentity {
         Ok(())
     }
 
-    /// Checks the log until `stop` is cancelled; waits while NATS is away. `tables`: their position, by their own cursor.
+    /// Checks the log until `stop` is cancelled; waits while NATS is away. `tables`: their position, by their own cursor. `longest_retry`:
+    /// the time from the first request about an event to the last.
     ///
     /// # Errors
     /// Never; as a task of the hub has it.
-    pub async fn run(self, connection: Arc<Connection>, tables: Tables, stop: CancellationToken) -> anyhow::Result<()> {
+    pub async fn run(
+        self,
+        connection: Arc<Connection>,
+        tables: Tables,
+        longest_retry: Duration,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
         let mut changes = connection.changes();
         let (mut remembered, mut losses, mut looked_for_losses) = (Remembered::default(), Losses::default(), None);
         loop {
@@ -143,7 +203,10 @@ impl LogIdentity {
                 let every = fault_injection::time("loss_every", LOSS_EVERY);
                 if looked_for_losses.is_none_or(|at: Instant| at.elapsed() >= every) {
                     looked_for_losses = Some(Instant::now());
-                    if let Err(error) = self.look_for_losses(&connection, &tables, &mut losses).await {
+                    if let Err(error) = self
+                        .look_for_losses(&connection, &tables, longest_retry, &mut losses)
+                        .await
+                    {
                         tracing::debug!(error = format!("{error:#}"), "cannot look how far the log is read");
                     }
                 }
@@ -168,6 +231,8 @@ impl LogIdentity {
             let consequence =
                 "webhooks are still accepted; stages, tables and the memory of orders look for the common point";
             self.report("hub", compared, remembered, &log, consequence);
+            // Other events have these places now.
+            self.0.aged_up_to.store(0, Ordering::Relaxed);
             remembered.trail = compared
                 .common()
                 .map(|common| remembered.trail.up_to(common))
@@ -187,11 +252,15 @@ impl LogIdentity {
         &self,
         connection: &Connection,
         tables: &Tables,
+        longest_retry: Duration,
         losses: &mut Losses,
     ) -> anyhow::Result<()> {
         let stream = connection.context.get_stream(EVENTS).await;
         let stream = stream.context("cannot look up EVENTS")?;
         let info = stream.cached_info();
+        *lock(&self.0.max_age) = Some(info.config.max_age).filter(|age| !age.is_zero());
+        self.look_for_aged(connection, info).await?;
+        losses.warn_of_retries(longest_retry, info.config.max_age);
         let mut worst: Option<(f64, String)> = None;
         for reader in READERS {
             // A deleted consumer is reported elsewhere, and must not hide what other readers are about to lose.
@@ -207,20 +276,26 @@ impl LogIdentity {
                 read = tables.position().map_or(read, |position| position.min(read));
                 nothing_waits = false;
             }
-            let next = (read + 1).max(info.state.first_sequence);
-            let waits_since = if nothing_waits || next > info.state.last_sequence {
+            let mut next = (read + 1).max(info.state.first_sequence);
+            let mut waits_since = if nothing_waits || next > info.state.last_sequence {
                 None
             } else {
                 message_at(connection, next)
                     .await?
                     .map(|message| message.time.unix_timestamp())
             };
+            let waiting = lock(&self.0.waiting).get(reader).copied();
+            if let Some((oldest, time)) = waiting
+                && waits_since.is_none_or(|since| time.timestamp() < since)
+            {
+                (next, waits_since) = (oldest, Some(time.timestamp()));
+            }
             let left = seconds_left(info.config.max_age, waits_since, Utc::now().timestamp());
             metrics::gauge!("log_left_seconds", "reader" => reader).set(left);
             let part = left / info.config.max_age.as_secs_f64();
             if part < SOON && worst.as_ref().is_none_or(|(least, _)| part < *least) {
                 let what = format!(
-                    "{reader} has not read event {next}, which the log deletes in {left:.0} s (max_age): fix what {reader} waits for, or \
+                    "{reader} has not completed event {next}, which the log deletes in {left:.0} s (max_age): fix what {reader} waits for, or \
                      raise max_age of EVENTS"
                 );
                 worst = Some((part, what));
@@ -237,15 +312,49 @@ impl LogIdentity {
         losses.tell(worst, is_next);
         Ok(())
     }
+
+    /// Finds the place on the log before which every event is to be completed by now.
+    async fn look_for_aged(&self, connection: &Connection, info: &stream::Info) -> anyhow::Result<()> {
+        let age = TimeDelta::from_std(info.config.max_age.mul_f64(1.0 - NEXT)).ok();
+        let since = age.and_then(|age| Utc::now().checked_sub_signed(age));
+        let up_to = match since.filter(|_| !info.config.max_age.is_zero()) {
+            None => 0,
+            Some(since) => {
+                let next = LogReader::since(connection, since).at_most(1).next_batch().await?;
+                let last = info.state.last_sequence;
+                next.first()
+                    .map_or(last, |next| next.sequence().saturating_sub(1).min(last))
+            }
+        };
+        self.0.aged_up_to.store(up_to, Ordering::Relaxed);
+        Ok(())
+    }
 }
 
 /// When a loss was last reported, and whether as an error.
 #[derive(Default)]
 struct Losses {
     reported: Option<(Instant, bool)>,
+    /// The `max_age` for which the retries were last said to be too long.
+    too_short: Option<Duration>,
 }
 
 impl Losses {
+    /// Warns, once for each `max_age`, if orders are given up before their last retry because the log does not keep them for so long.
+    fn warn_of_retries(&mut self, longest_retry: Duration, max_age: Duration) -> bool {
+        let is_short = !max_age.is_zero() && longest_retry > max_age.mul_f64(1.0 - NEXT);
+        if !is_short || self.too_short.replace(max_age) == Some(max_age) {
+            return false;
+        }
+        tracing::warn!(
+            longest_retry_days = longest_retry.as_secs() / 86_400,
+            max_age_days = max_age.as_secs() / 86_400,
+            "RETRY_DELAYS and RETRY_MAX_ATTEMPTS reach beyond max_age of EVENTS: events are given up (EVENT_AGED) before their last retry; \
+             choose fewer retries, or a longer max_age"
+        );
+        true
+    }
+
     fn tell(&mut self, worst: Option<(f64, String)>, is_next: bool) {
         let Some((part, what)) = worst else {
             self.reported = None;
@@ -314,6 +423,28 @@ mod tests {
         assert_eq!(seconds_left(day, Some(1_000_000 - 86_000), 1_000_000), 400.0);
         assert_eq!(seconds_left(day, Some(1_000_000 - 90_000), 1_000_000), -3600.0);
         assert_eq!(seconds_left(day, Some(1_000_005), 1_000_000), 86_400.0, "another clock");
+    }
+
+    #[test]
+    fn events_are_to_be_completed_before_the_log_deletes_them() {
+        let (identity, now) = (LogIdentity::default(), Utc::now());
+        assert_eq!(
+            identity.completes_by(now),
+            None,
+            "it is not known yet how long the log keeps them"
+        );
+        *lock(&identity.0.max_age) = Some(Duration::from_secs(1000));
+        assert_eq!(identity.completes_by(now), Some(now + TimeDelta::seconds(950)));
+        assert!(!identity.is_aged(now) && identity.is_aged(now - TimeDelta::seconds(951)));
+    }
+
+    #[test]
+    fn retries_longer_than_the_log_are_said_once() {
+        let days = |days: u64| Duration::from_secs(days * 86_400);
+        let mut losses = Losses::default();
+        assert!(!losses.warn_of_retries(days(60), days(90)) && !losses.warn_of_retries(days(60), Duration::ZERO));
+        assert!(losses.warn_of_retries(days(60), days(7)) && !losses.warn_of_retries(days(60), days(7)));
+        assert!(losses.warn_of_retries(days(60), days(30)));
     }
 
     #[test]

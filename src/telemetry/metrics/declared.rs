@@ -221,6 +221,11 @@ pub const METRICS: &[Metric] = &[
         "Total events given up because too many events of their order wait already, by stage and provider",
     ),
     counter(
+        "parked_events_lost_total",
+        &[STAGE],
+        "Total parked events that were not on the log when they were due, and have no outcome: the log deleted them while no instance worked, or it went back, by stage",
+    ),
+    counter(
         "events_left_total",
         &[STAGE],
         "Total events left to another instance: events of a newer version, later events of the same orders, and one each time that the stage is left for a provider that is not enabled, by stage",
@@ -373,7 +378,7 @@ pub const METRICS: &[Metric] = &[
     late(
         "log_left_seconds",
         &[of("reader", &stage::READERS)],
-        "Seconds until the log deletes (max_age) the first event that a reader has not read; max_age if it has read all",
+        "Seconds until the log deletes (max_age) the first event that a reader has not read or not completed (parked events count on the instance that runs the stage); max_age if there is none",
     ),
     late(
         "log_left_bytes",

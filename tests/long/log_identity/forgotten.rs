@@ -79,3 +79,82 @@ async fn events_that_expire_before_the_tables_have_them() {
         .await;
     hub.says("noted in hub.log_gaps").await;
 }
+
+/// The log is about to delete an order that is parked until later, and news behind it: it is tried once more before, and given up if that
+/// fails, or if the breaker lets nothing through. Nothing vanishes.
+async fn a_parked_order_that_expires(breaker: bool) {
+    const MAX_AGE: Duration = Duration::from_secs(22);
+    let world = World::new().await;
+    let settings = world
+        .settings()
+        .set(
+            "HUB_TEST_TIMES",
+            "look_at_identity=50ms,loss_every=50ms,look_at_consumer=100ms",
+        )
+        .set("CIRCUIT_BREAKER_ENABLED", breaker)
+        .set("RETRY_DELAYS", if breaker { "1s" } else { "1h" });
+    let hub = Hub::start(&settings).await;
+    world.post_orders(&hub, ids("before", 1)).await;
+    world.log.settled().await;
+    world.backend.otherwise(Answer::status(503));
+    let posted = Instant::now();
+    world.post_orders_to(&hub.url(), ids("aged", 1)).await;
+    world.careem.deliver(&hub.url(), &change("CR-aged-0", "ready")).await;
+    if breaker {
+        world.post_orders_to(&hub.url(), ids("other", 6)).await;
+        world.breaker_becomes(&hub, "open").await;
+    } else {
+        world.has_parked(1).await;
+    }
+    let provision = world.nats.provision().await;
+    let stream = provision.get_stream("EVENTS").await.unwrap();
+    let short = stream::Config {
+        max_age: MAX_AGE,
+        duplicate_window: MAX_AGE,
+        ..stream.cached_info().config.clone()
+    };
+    provision.update_stream(short).await.unwrap();
+    eventually("it is said before", PATIENCE, async || {
+        let metrics = world.metrics(&hub).await;
+        let left = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("log_left_seconds{reader=\"forward\"} "));
+        let left: Option<f64> = left.and_then(|left| left.parse().ok());
+        if left.is_some_and(|left| left < 0.25 * MAX_AGE.as_secs_f64()) {
+            Ok(())
+        } else {
+            Err(left)
+        }
+    })
+    .await;
+    let given_up = if breaker { 2 + 6 } else { 2 };
+    let letters = world.log.wait_for(EventType::OrderDeadLettered, given_up).await;
+    assert!(
+        posted.elapsed() > MAX_AGE.mul_f64(0.8),
+        "it was given up when that was needed: after {:?}",
+        posted.elapsed()
+    );
+    let codes: BTreeSet<_> = letters
+        .iter()
+        .map(|letter| crate::harness::log::payload(letter)["error"]["code"].to_string())
+        .collect();
+    assert_eq!(codes, BTreeSet::from(["\"EVENT_AGED\"".to_owned()]));
+    if !breaker {
+        assert!(world.requests_about("CR-aged-0") >= 6, "each is tried once more");
+    }
+    let metrics = world.metrics(&hub).await;
+    assert!(
+        metrics.contains("parked_events_lost_total{stage=\"forward\"} 0"),
+        "{metrics}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parked_order_is_given_up_before_the_log_deletes_it() {
+    a_parked_order_that_expires(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_behind_an_open_breaker_is_given_up_before_the_log_deletes_it() {
+    a_parked_order_that_expires(true).await;
+}

@@ -9,7 +9,7 @@ use crate::{
     config::ConfigError,
     event::{
         Envelope, EventType, Recorded,
-        outcome::{DeadLettered, ErrorReport, Ignored, NOT_YOURS, ORDER_AMBIGUOUS, Rejected},
+        outcome::{DeadLettered, EVENT_AGED, ErrorReport, Ignored, LANE_FULL, NOT_YOURS, ORDER_AMBIGUOUS, Rejected},
         push::SyncReported,
     },
     operator::queries::{
@@ -319,6 +319,6 @@ impl Logged {
 
     /// Whether the runner of the stage decided it, and not the transformation.
     fn is_of_the_runner(&self) -> bool {
-        self.event_type == EventType::OrderDeadLettered && self.code() == "LANE_FULL"
+        self.event_type == EventType::OrderDeadLettered && [LANE_FULL, EVENT_AGED].contains(&self.code())
     }
 }

@@ -1,0 +1,131 @@
+//! Puts what follows from an event onto the log, as often as it takes, and not a second time.
+
+use std::time::Instant;
+
+use super::{
+    PAUSE_AFTER_TROUBLE, Stage, Worker,
+    attempt::{Attempted, TaskContext},
+    log_lines,
+};
+use crate::{
+    delivery::lease::Validity,
+    event::{Envelope, EventId, NewEvent},
+    fault_injection::crash_stage_at,
+    journal::{
+        Appended, codec,
+        read::{self, Entry, LogReader, Start},
+    },
+};
+
+impl<S: Stage> Worker<S> {
+    /// Records how an event ended.
+    pub(super) async fn record_end(
+        &self,
+        context: &TaskContext,
+        about: u64,
+        events: Vec<NewEvent>,
+    ) -> anyhow::Result<Attempted> {
+        crash_stage_at(S::NAME, "after_request");
+        let recorded = self.record(context, about, events).await;
+        crash_stage_at(S::NAME, "after_outcome");
+        Ok(if recorded { Attempted::Ended } else { Attempted::Stopped })
+    }
+
+    /// Appends what follows from the event at the sequence `about`, as often as it takes. False if the hub goes down
+    /// before it is on the log: then the message is not acknowledged and is taken up again.
+    pub(super) async fn record(&self, context: &TaskContext, about: u64, events: Vec<NewEvent>) -> bool {
+        let tenure = &context.tenure;
+        tenure.progress(|progress| progress.record(about));
+        for mut event in events {
+            let id = event.envelope.id;
+            loop {
+                match self.append_once(&context.lease, about, &event).await {
+                    Ok(appended) => {
+                        if event.envelope.id == id
+                            && let Some(own) = own_id(&event, appended)
+                        {
+                            event.envelope.id = own;
+                            continue;
+                        }
+                        let id = event.envelope.id.to_string();
+                        tenure.progress(|progress| progress.know(appended.sequence, &id));
+                        self.stage.recorded(&event, appended);
+                        if !appended.duplicate {
+                            log_lines::order_ended::<S>(&event);
+                        }
+                        break;
+                    }
+                    Err(error) => {
+                        tracing::warn!(
+                            stage = S::NAME,
+                            event = %event.envelope.event_type,
+                            error = format!("{error:#}"),
+                            "cannot record, trying again"
+                        );
+                    }
+                }
+                if self.stop.is_cancelled() {
+                    return false;
+                }
+                tokio::time::sleep(PAUSE_AFTER_TROUBLE).await;
+            }
+        }
+        true
+    }
+
+    /// Appends an event that follows from the one at the sequence `about`. Without the lease it is looked for on the log before: another
+    /// instance may have appended it, and if this one was frozen for longer than the server knows ids, the server would take it again.
+    async fn append_once(&self, lease: &Validity, about: u64, event: &NewEvent) -> anyhow::Result<Appended> {
+        if !lease.holds()
+            && let Some(sequence) = self.appended_by_another(about, event).await?
+        {
+            return Ok(Appended {
+                sequence,
+                duplicate: true,
+            });
+        }
+        Ok(self.journal.append(event.clone()).await?)
+    }
+
+    /// Where an event with this one's id is, behind the sequence `about`; none if there is none.
+    async fn appended_by_another(&self, about: u64, event: &NewEvent) -> anyhow::Result<Option<u64>> {
+        let (connection, envelope) = (self.journal.connection(), &event.envelope);
+        let of_acceptance = envelope.cause_sequence.map(|cause| envelope.id.at(cause));
+        let is_it = |found: &Envelope| found.id == envelope.id || Some(found.id) == of_acceptance;
+        let end = read::end(connection).await?.sequence;
+        let subjects = subjects_of_order(envelope, self.journal.partitions());
+        let mut reader = LogReader::of_subjects(connection, subjects, Start::Sequence(about + 1));
+        let mut since = Instant::now();
+        loop {
+            let entries = reader.next_batch().await?;
+            if entries.is_empty() {
+                if reader.has_ended(connection, end, since).await? {
+                    return Ok(None);
+                }
+                continue;
+            }
+            since = Instant::now();
+            let found = entries
+                .iter()
+                .find(|entry| matches!(entry, Entry::Event(found) if is_it(&found.envelope)));
+            if let Some(found) = found {
+                return Ok(Some(found.sequence()));
+            }
+        }
+    }
+}
+
+/// The subjects of all types of events about an order. Its branch may have become known later.
+fn subjects_of_order(envelope: &Envelope, partitions: u16) -> String {
+    let subject = codec::subject(envelope, partitions);
+    let provider = codec::token(&envelope.provider);
+    let partition = subject.rsplit('.').next().unwrap_or("*");
+    format!("*.*.{provider}.*.{partition}")
+}
+
+/// Another id for an event that is known by its own where that is older than what it follows from: that one is the outcome of
+/// an earlier acceptance of the same webhook, and this one has none yet.
+fn own_id(event: &NewEvent, appended: Appended) -> Option<EventId> {
+    let cause = event.envelope.cause_sequence?;
+    (appended.duplicate && appended.sequence < cause).then(|| event.envelope.id.at(cause))
+}
