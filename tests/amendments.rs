@@ -8,7 +8,7 @@ use crate::{
         World,
         at_end::Ends,
         backend::{Answer, ORDERS},
-        hub::Hub,
+        hub::{Hub, run},
         provider::{Provider, Webhook},
     },
     providers::Schema,
@@ -127,4 +127,89 @@ async fn a_heartbeat_is_answered_and_no_webhook() {
     assert_eq!(answer.unwrap().status, 401);
     assert!(world.log.events().await.is_empty());
     world.at_end(Ends::default()).await;
+}
+
+/// Retries all dead letters: first only as a dry run, which says that one is superseded; the retry ends so without a request.
+async fn one_is_superseded(world: &World) {
+    let arguments = ["dead-letters", "retry", "--all", "--dry-run"];
+    let dry = run(&world.nats.settings("hub"), &arguments)
+        .await
+        .expect_success()
+        .stdout;
+    assert!(dry.contains("1 would end as superseded"), "{dry}");
+    let requests = world.backend.count();
+    world.retry_dead_letters().await;
+    let ignored = world.log.payloads(EventType::OrderIgnored, 1).await;
+    assert_eq!(ignored[0]["reason"], "SUPERSEDED", "{}", ignored[0]);
+    assert_eq!(world.backend.count(), requests, "{}", ignored[0]);
+}
+
+/// The provider sends an old amendment again, which the backend refused: it does not replace the newer one, either.
+async fn repeated(world: &World, hub: &Hub, provider: &Provider, body: &Value) {
+    let requests = world.backend.count();
+    world.log_forgets(hub).await;
+    assert_eq!(provider.post(hub, &Webhook::new(body)).await.status, 200);
+    let ignored = world.log.payloads(EventType::OrderIgnored, 2).await;
+    assert_eq!(ignored[1]["reason"], "SUPERSEDED", "{}", ignored[1]);
+    assert_eq!(world.backend.count(), requests, "{}", ignored[1]);
+}
+
+/// The backend refused an amendment and took a later one.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_amendment_does_not_replace_a_newer_one() {
+    let doordash = provider("doordash");
+    let adjustment = json_of(ADJUSTMENT);
+    let mut order = adjustment.clone();
+    order["event"]["type"] = "OrderCreate".into();
+    order.as_object_mut().unwrap().remove("order_adjustment_metadata");
+    let store = order["order"]["store"]["merchant_supplied_id"].as_str().unwrap();
+    let (world, hub) = world_of(&doordash, store, "USD").await;
+    let mut newer = adjustment.clone();
+    newer["order"]["subtotal"] = 1100.into();
+    newer["event"]["event_timestamp"] = "2026-10-04T17:55:29Z".into();
+    let id = order["order"]["id"].as_str().unwrap();
+    world.backend.next_for(id, [Answer::Accept, Answer::status(422)]);
+    for body in [&order, &adjustment, &newer] {
+        assert_eq!(doordash.post(&hub, &Webhook::new(body)).await.status, 200);
+    }
+    world.log.wait_for(EventType::OrderForwarded, 2).await;
+    world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    one_is_superseded(&world).await;
+    repeated(&world, &hub, &doordash, &adjustment).await;
+    world.at_end(Ends::forwarded(2).ignored(2)).await;
+    // One of which no later one was taken is sent.
+    world.backend.next_for(id, [Answer::status(422)]);
+    newer["order"]["subtotal"] = 1200.into();
+    assert_eq!(doordash.post(&hub, &Webhook::new(&newer)).await.status, 200);
+    world.log.wait_for(EventType::OrderDeadLettered, 2).await;
+    world.retry_dead_letters().await;
+    world.at_end(Ends::forwarded(3).ignored(2)).await;
+}
+
+/// The same where the provider amends an order by another announcement of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_announcement_does_not_replace_a_newer_one() {
+    let just_eat = provider("just-eat");
+    let mut order = json_of(JUST_EAT);
+    let lines = order["items"].as_array_mut().unwrap();
+    for plu in ["B1", "B2"] {
+        lines.push(json!({ "name": "Bread", "plu": plu, "price": 120, "children": [] }));
+    }
+    let (world, hub) = world_of(&just_eat, order["posLocationId"].as_str().unwrap(), "GBP").await;
+    let without = |order: &Value| {
+        let mut picked = order.clone();
+        picked["items"].as_array_mut().unwrap().pop();
+        picked
+    };
+    let picked = without(&order);
+    let id = order["id"].as_str().unwrap();
+    world.backend.next_for(id, [Answer::Accept, Answer::status(422)]);
+    for body in [&order, &picked, &without(&picked)] {
+        assert_eq!(just_eat.post(&hub, &Webhook::new(body)).await.status, 200);
+    }
+    world.log.wait_for(EventType::OrderForwarded, 2).await;
+    world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    one_is_superseded(&world).await;
+    repeated(&world, &hub, &just_eat, &picked).await;
+    world.at_end(Ends::forwarded(2).ignored(2)).await;
 }

@@ -230,7 +230,7 @@ async fn what_was_refused_and_comes_again_in_order_is_forwarded() {
     let webhooks = [
         order("CR-refused"),
         change("CR-refused", "ready"),
-        change("CR-refused", "cancelled"),
+        change("CR-refused", "delivered"),
     ];
     world.backend.next_for("CR-refused", vec![Answer::status(422); 3]);
     for webhook in &webhooks {

@@ -44,6 +44,8 @@ mod rights;
 mod retention;
 mod pooler;
 mod skipped;
+mod partitions;
+mod called_off;
 mod enabled_later;
 mod branches;
 mod principals;

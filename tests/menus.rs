@@ -251,6 +251,27 @@ async fn another_hub_takes_up_a_menu_that_waits() {
     outside.world.at_end(Ends::default()).await;
 }
 
+/// The next hub has another number of partitions: it knows of the menu that the provider took all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_menu_that_was_taken_is_not_sent_again_by_a_hub_with_other_partitions() {
+    let outside = Outside::new(CAREEM_POS).await;
+    let hub = outside.hub().await;
+    outside.put_menu(&hub).await;
+    outside.payloads(EventType::MenuSyncAccepted, 1).await;
+    eventually("it waits in its lane", PATIENCE, async || {
+        let lanes = outside.world.lanes().await;
+        if lanes.len() == 1 { Ok(()) } else { Err(lanes) }
+    })
+    .await;
+    hub.kill().await;
+    let others = crate::partitions::other_partitions("careem", "menu:branch-uuid");
+    let hub = Hub::start(&outside.settings().set("PARTITIONS", others)).await;
+    outside.word(&hub, &outside.references()[0], "completed", 1).await;
+    outside.payloads(EventType::MenuSynced, 1).await;
+    assert_eq!(outside.provider.calls().len(), 1);
+    outside.world.at_end(Ends::default()).await;
+}
+
 /// The hub dies after it has noted that the provider took the menu, and before the menu has its lane: whoever takes over
 /// still lets the provider's word wake it.
 #[tokio::test(flavor = "multi_thread")]

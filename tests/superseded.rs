@@ -185,7 +185,7 @@ impl World {
 
 /// An order, news of it, and the last report about it.
 fn story(id: &str) -> [String; 3] {
-    [order(id), change(id, "ready"), change(id, "cancelled")]
+    [order(id), change(id, "ready"), change(id, "delivered")]
 }
 
 /// The backend refused an order and its news. The provider sends all of it again, and the last report is refused once more: it
@@ -215,7 +215,7 @@ async fn a_last_word_is_not_old_because_the_words_before_it_came_again() {
     let dead = world.log.wait_for(EventType::OrderDeadLettered, 4).await;
     world.take_up_one(&dead[2]).await;
     world.log.wait_for(EventType::OrderForwarded, 3).await;
-    assert_eq!(world.last_word("CR-again"), "cancelled");
+    assert_eq!(world.last_word("CR-again"), "delivered");
     // The backend has each of the others.
     for at in [3, 1, 0] {
         world.ends_ignored(&dead[at], "DUPLICATE_WEBHOOK").await;
@@ -304,12 +304,12 @@ async fn older_words_that_come_again_do_not_make_up_for_the_last_one() {
         world.careem.post(&hub, webhook).await.event_id();
     }
     world.log.wait_for(EventType::OrderForwarded, 2).await;
-    world.row_says("CR-lacks", "given_up", "cancelled").await;
+    world.row_says("CR-lacks", "given_up", "delivered").await;
     let dry = retry(&world, &["--dry-run"]).await;
     assert!(dry.stdout.contains("2 would end as a repeat"), "{}", dry.stdout);
     assert!(!dry.stdout.contains("superseded"), "{}", dry.stdout);
     world.take_up_one(&dead[2]).await;
     world.log.wait_for(EventType::OrderForwarded, 3).await;
-    world.row_says("CR-lacks", "forwarded", "cancelled").await;
+    world.row_says("CR-lacks", "forwarded", "delivered").await;
     world.at_end(Ends::forwarded(3).dead_lettered(2)).await;
 }

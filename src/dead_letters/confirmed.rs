@@ -23,7 +23,7 @@ fn may_be_confirmed(letter: &Letter) -> bool {
             .is_ok_and(|facts| facts.stage.as_deref() == Some(FORWARD.name) && !facts.error.is_refusal())
 }
 
-/// The confirmed ones among these letters. The log is read once for each branch and partition that they are of.
+/// The confirmed ones among these letters. The log is read once for each branch that they are of.
 ///
 /// # Errors
 /// If NATS does not answer.
@@ -33,9 +33,15 @@ pub(super) async fn confirmed<'a>(
 ) -> anyhow::Result<HashSet<EventId>> {
     let mut by_subject: BTreeMap<String, Vec<&Letter>> = BTreeMap::new();
     for letter in letters.filter(|letter| may_be_confirmed(letter)) {
-        if let Some(subject) = codec::subject_beside(&letter.subject, EventType::OrderForwarded) {
-            by_subject.entry(subject).or_default().push(letter);
-        }
+        let envelope = &letter.event.envelope;
+        let branch = envelope.branch.as_deref().unwrap_or_default();
+        // In any partition: `PARTITIONS` may have been changed since.
+        let (root, provider) = (
+            EventType::OrderForwarded.subject_root(),
+            codec::token(&envelope.provider),
+        );
+        let subject = format!("{root}.{provider}.{}.*", codec::token(branch));
+        by_subject.entry(subject).or_default().push(letter);
     }
     let mut found = HashSet::new();
     for (subject, letters) in by_subject {

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     event::{
         EventId, EventType, Recorded,
-        outcome::{self, RetryRequested},
+        outcome::{self, DUPLICATE_ORDER, RetryRequested},
         stage,
     },
     journal::{
@@ -42,9 +42,6 @@ pub enum LetterKind {
     /// Events that were ignored because their order existed.
     Duplicates,
 }
-
-/// Reason of an `order.ignored`.
-const DUPLICATE_ORDER: &str = "DUPLICATE_ORDER";
 
 impl LetterKind {
     const fn types(self) -> &'static [EventType] {
@@ -179,7 +176,7 @@ impl Log {
     }
 
     /// The event that the letter ended, and its stage; none if it has left the log. If the letter does not give its sequence, the
-    /// event is the letter's cause, and its partition is searched from the time at which the webhook was accepted.
+    /// event is the letter's cause, and it is searched from the time at which the webhook was accepted, first in the letter's partition.
     ///
     /// # Errors
     /// If NATS does not answer.
@@ -193,6 +190,9 @@ impl Log {
         for subjects in [
             format!("webhooks.received.{provider}.{partition}"),
             format!("*.*.{provider}.*.{partition}"),
+            // The letter is in another partition than its event if `PARTITIONS` was changed in between.
+            format!("webhooks.received.{provider}.*"),
+            format!("*.*.{provider}.*.*"),
         ] {
             let mut reader = self.since(subjects, envelope.received_at).at_most(BATCH);
             while let Some(events) = next(&mut reader).await? {

@@ -22,6 +22,9 @@ use crate::{
 /// Most webhooks that are remembered to find out what was forwarded since; some 30 bytes each.
 const MAX_WEBHOOKS: usize = 1_000_000;
 
+/// How many letters are examined whether something newer has superseded them: each costs several readings of the log.
+const MAX_EXAMINED: usize = 200;
+
 /// What would be done.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -34,6 +37,10 @@ pub struct Preview {
     pub newest_at: Option<DateTime<Utc>>,
     /// Letters of webhooks that were forwarded since: their retries would end as repeats. None if there are too many letters to tell.
     pub already_forwarded: Option<u64>,
+    /// How many of the first [`Self::examined`] letters would end as superseded.
+    pub superseded: u64,
+    /// How many letters were examined for that.
+    pub examined: u64,
     /// New orders that are older than their provider's `ORDER_TTL`. They would be sent nevertheless.
     pub expired: u64,
     /// Menus that would be left out.
@@ -54,11 +61,11 @@ pub struct PreviewOptions<'a> {
     pub order_ttl: &'a HashMap<String, Duration>,
 }
 
-/// Reads the log for a preview.
+/// Reads the log for a preview. Also the sequences of the events of the first letters, which are to be examined.
 ///
 /// # Errors
 /// If NATS does not answer.
-pub async fn read(log: &Log, options: &PreviewOptions<'_>) -> anyhow::Result<Preview> {
+pub async fn read(log: &Log, options: &PreviewOptions<'_>) -> anyhow::Result<(Preview, Vec<u64>)> {
     let retried = log.retried(options.filter).await?;
     let mut counting = Counting::default();
     let mut pages = log.letters(LetterKind::Dead, options.filter);
@@ -77,7 +84,9 @@ pub async fn read(log: &Log, options: &PreviewOptions<'_>) -> anyhow::Result<Pre
         None => Some(0),
     };
     let causes = counting.causes.sorted();
-    Ok(Preview {
+    let preview = Preview {
+        superseded: 0,
+        examined: 0,
         count: causes.iter().map(|cause| cause.count).sum(),
         oldest_at: causes.iter().map(|cause| cause.oldest_at).min(),
         newest_at: causes.iter().map(|cause| cause.newest_at).max(),
@@ -86,7 +95,8 @@ pub async fn read(log: &Log, options: &PreviewOptions<'_>) -> anyhow::Result<Pre
         menus_left_out: counting.menus_left_out,
         last_sequence: log.last_sequence(),
         causes,
-    })
+    };
+    Ok((preview, counting.to_examine))
 }
 
 /// What was counted so far.
@@ -99,6 +109,8 @@ struct Counting {
     webhooks: HashMap<EventId, u64>,
     expired: u64,
     menus_left_out: u64,
+    /// The events of the first letters.
+    to_examine: Vec<u64>,
 }
 
 impl Counting {
@@ -109,6 +121,9 @@ impl Counting {
         }
         self.causes.add(letter);
         self.first.get_or_insert(letter.event.sequence);
+        let given_up = letter.facts.as_ref().ok().and_then(|facts| facts.sequence);
+        self.to_examine
+            .extend(given_up.filter(|_| self.to_examine.len() < MAX_EXAMINED));
         let envelope = &letter.event.envelope;
         if self.webhooks.len() < MAX_WEBHOOKS {
             *self.webhooks.entry(envelope.root_id).or_default() += 1;

@@ -10,13 +10,15 @@
 //! | `store.state_requested` | a later `store.state_requested` of the same branch, for the same reason |
 //! | `order.status_requested` | a later status of the same order that was pushed to the provider, or another order of the same number |
 //! | `order.transformed` with news of an order | newer news of the same order that the backend has, including an announcement that was sent as news. A webhook that was accepted again is as old as its first acceptance ([`news`]). Also another order of the same number: the backend would take the news for that one's |
+//! | `order.transformed` with other lines of an order | a later change of its lines that the backend has: an amendment, or an announcement that was sent as news. An amendment that asks for money back is not superseded |
+//! | `order.transformed` with a new order | a cancellation that was accepted after it, if the backend does not have the order: the backend has the cancellation, or it was given up. If another announcement created the order, a later change of its lines |
 //!
 //! Another order of the same number is one that the backend has, or may have, with a webhook that was accepted more than
 //! `ORDER_MEMORY` later.
 //!
 //! An `order.transformed` of a webhook that was forwarded after all, because the provider sent it again, is a repeat, unless the person
-//! wants it sent again. Otherwise
-//! a new order is never superseded, and neither is news without a status (about the courier). Of `items.availability_requested`
+//! wants it sent again. A new order that ended as superseded or as a duplicate, and that a person has retried by that end, is sent. News
+//! without a status (about the courier) are never superseded. Of `items.availability_requested`
 //! single items are superseded; the stage `push` finds them.
 
 use std::{collections::HashMap, fmt, future::Future};
@@ -24,29 +26,31 @@ use std::{collections::HashMap, fmt, future::Future};
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde::de::DeserializeOwned;
 
-use self::news::{Accepted, ToldAs, Verdict, Word};
 use crate::{
     event::{
         EventId, EventType, Recorded,
-        outcome::{DUPLICATE_WEBHOOK, DeadLettered, Forwarded, Ignored, SUPERSEDED},
+        outcome::{DUPLICATE_WEBHOOK, Forwarded, SUPERSEDED},
         push::StatusPushed,
-        stage::FORWARD,
     },
     journal::{
-        codec::{self, partition_token},
+        codec,
         connection::Connection,
-        read::{Entry, LogReader, Start, event_at},
+        read::{Entry, LogReader, Start},
     },
-    order::body,
 };
 
 pub mod news;
+mod order;
+
+pub use self::order::of_repeat;
 
 /// News that are this much younger than their webhook come from a retry of the webhook by a person; fetching a provider's order
 /// takes less.
 const LATE: TimeDelta = TimeDelta::minutes(1);
 /// How far the clock of NATS may be behind a hub's.
 const CLOCK_SKEW: TimeDelta = TimeDelta::minutes(5);
+/// The subject token of any branch.
+const ANY_BRANCH: &str = "*";
 /// At most this many events of one order are compared, the latest ones: far more than a provider sends about an order.
 const MAX_FOUND: usize = 1000;
 
@@ -130,6 +134,10 @@ pub enum Newer {
     Status,
     /// Later news that the backend has.
     News,
+    /// A later change of the order's lines that the backend has.
+    Lines,
+    /// The order was called off: the backend was told so, or it was given up.
+    CalledOff,
     /// Another order that has the same number by now.
     AnotherOrder,
     /// The same webhook, which was forwarded.
@@ -143,6 +151,8 @@ impl Newer {
             Self::StoreState => "a later state of the branch",
             Self::Status => "a later status",
             Self::News => "later news",
+            Self::Lines => "a later change of the order's lines",
+            Self::CalledOff => "a cancellation of the order",
             Self::AnotherOrder => "another order of this number, accepted after ORDER_MEMORY,",
             Self::Repeat => "the same webhook, forwarded",
         }
@@ -153,6 +163,9 @@ impl Newer {
         match self {
             Self::AnotherOrder => {
                 Some("this is about the earlier order and would change the later one: change the earlier one by hand")
+            }
+            Self::CalledOff => {
+                Some("the order was not created; retry the event that says so to create it nevertheless")
             }
             _ => None,
         }
@@ -233,43 +246,20 @@ pub fn may_be(event: &Recorded) -> bool {
     }
 }
 
-/// The event that superseded it; none if it is still current.
+/// The subject token of an event's branch; any branch where the event names none.
+pub(crate) fn branch_token(event: &Recorded) -> String {
+    let branch = event.envelope.branch.as_deref();
+    branch.map_or_else(|| ANY_BRANCH.to_owned(), codec::token)
+}
+
+/// The event that superseded it; none if it is still current. Events in any partition count: `PARTITIONS` may have been changed since the
+/// event was published.
 ///
 /// # Errors
 /// If NATS does not answer.
 pub async fn by(
     connection: &Connection,
     event: &Recorded,
-    partitions: u16,
-    acceptances: &impl KnownAcceptances,
-) -> anyhow::Result<Option<NewerEvent>> {
-    in_partition(connection, event, &partition_of(event, partitions), acceptances).await
-}
-
-/// The subject token of the partition in which an order's events are.
-pub(crate) fn partition_of(event: &Recorded, partitions: u16) -> String {
-    let envelope = &event.envelope;
-    partition_token(codec::partition(
-        &envelope.provider,
-        &envelope.external_order_id,
-        partitions,
-    ))
-}
-
-/// The subject token of an event's branch; any branch where the event names none.
-pub(crate) fn branch_token(event: &Recorded) -> String {
-    let branch = event.envelope.branch.as_deref();
-    branch.map_or_else(|| "*".to_owned(), codec::token)
-}
-
-/// The same, with the subject token of the partition in which the order's events are.
-///
-/// # Errors
-/// The same as [`by`].
-pub async fn in_partition(
-    connection: &Connection,
-    event: &Recorded,
-    partition: &str,
     acceptances: &impl KnownAcceptances,
 ) -> anyhow::Result<Option<NewerEvent>> {
     let is_newer_status = |later: &Recorded| {
@@ -277,16 +267,17 @@ pub async fn in_partition(
     };
     let newest = |found: Vec<Recorded>, newer| found.last().map(|event| NewerEvent::new(newer, event));
     // Of any branch, because the branch may have been unknown when the event was published and known later.
-    let of_any_branch = |event_type| subjects(event, event_type, "*", partition);
+    let of_any_branch = |event_type| subjects(event, event_type, ANY_BRANCH);
+    let of_branch = |event_type| subjects(event, event_type, &branch_token(event));
     let after = Start::Sequence(event.sequence + 1);
     match event.envelope.event_type {
         EventType::MenuSyncRequested => {
-            let subjects = of_any_branch(EventType::MenuSyncRequested);
+            let subjects = of_branch(EventType::MenuSyncRequested);
             let found = find(connection, event, subjects, after, |_| true).await?;
             Ok(newest(found, Newer::Menu))
         }
         EventType::StoreRequested => {
-            let subjects = of_any_branch(EventType::StoreRequested);
+            let subjects = of_branch(EventType::StoreRequested);
             let found = find(connection, event, subjects, after, |_| true).await?;
             Ok(newest(found, Newer::StoreState))
         }
@@ -296,145 +287,17 @@ pub async fn in_partition(
             if let Some(told) = newest(found, Newer::Status) {
                 return Ok(Some(told));
             }
-            another_order(connection, event, ("*", partition), acceptances.window()).await
+            order::another(connection, event, ANY_BRANCH, acceptances.window()).await
         }
-        EventType::OrderTransformed => of_order(connection, event, partition, acceptances).await,
+        EventType::OrderTransformed => order::superseded(connection, event, acceptances).await,
         _ => Ok(None),
     }
 }
 
-/// An event by which the backend has something newer about the order of an `order.transformed`, or the same.
-async fn of_order(
-    connection: &Connection,
-    event: &Recorded,
-    partition: &str,
-    acceptances: &impl KnownAcceptances,
-) -> anyhow::Result<Option<NewerEvent>> {
-    let envelope = &event.envelope;
-    let branch = branch_token(event);
-    let begin = acceptances.begin(event).await?;
-    let is_other_run = |later: &Recorded| {
-        let is_of_order = later.envelope.received_at - envelope.received_at <= acceptances.window();
-        is_of_order && later.envelope.cause_id != Some(event.run_id())
-    };
-    let mut told = Vec::new();
-    for event_type in [EventType::OrderForwarded, EventType::OrderIgnored] {
-        let subjects = subjects(event, event_type, &branch, partition);
-        told.extend(find(connection, event, subjects, begin, is_other_run).await?);
-    }
-    let is_repeat = |told: &&Recorded| {
-        told.envelope.event_type == EventType::OrderForwarded && told.envelope.root_id == envelope.root_id
-    };
-    if let Some(told) = told.iter().rfind(is_repeat).filter(|_| !event.is_again) {
-        return Ok(Some(NewerEvent::of_order(Newer::Repeat, told)));
-    }
-    if envelope.is_creation() {
-        return Ok(None);
-    }
-    // A person who has it sent again although the backend has it says which order it is about.
-    if !event.is_again
-        && let Some(other) = another_order(connection, event, (&branch, partition), acceptances.window()).await?
-    {
-        return Ok(Some(other));
-    }
-    newer_news(connection, event, &told, acceptances).await
-}
-
-/// News by which the backend has something newer about an order, among the events that told it something.
-async fn newer_news(
-    connection: &Connection,
-    event: &Recorded,
-    told: &[Recorded],
-    acceptances: &impl KnownAcceptances,
-) -> anyhow::Result<Option<NewerEvent>> {
-    let envelope = &event.envelope;
-    let said = |event: &Recorded| body::announced(&event.payload).ok().and_then(|said| said.status);
-    let status = said(event);
-    let told = told.iter().filter(|told| told.envelope.root_id != envelope.root_id);
-    let told: Vec<_> = told.filter_map(|told| Some((told, told_as(told)?))).collect();
-    if status.is_none() || told.is_empty() {
-        return Ok(None);
-    }
-    let webhooks = told
-        .iter()
-        .map(|(told, _)| told.envelope.root_id)
-        .chain([envelope.root_id]);
-    let first = acceptances.first(event, webhooks.collect()).await?;
-    let word = |event: &Recorded, status| Word {
-        webhook: event.envelope.root_id,
-        accepted: Accepted {
-            first: first.get(&event.envelope.root_id).copied(),
-            received_at: event.envelope.received_at,
-        },
-        status,
-    };
-    for (told, told_as) in told.into_iter().rev() {
-        // Only the body contains the status of an announcement.
-        let cause = told.envelope.cause_sequence.filter(|_| told_as == ToldAs::Announcement);
-        let announced = match cause {
-            Some(sequence) => event_at(connection, sequence).await?.as_ref().and_then(said),
-            None => None,
-        };
-        if news::judge(&word(event, status), &word(told, announced), told_as) == Verdict::Superseded {
-            return Ok(Some(NewerEvent::new(Newer::News, told)));
-        }
-    }
-    Ok(None)
-}
-
-/// The first order of an event's number that is not the event's own: its webhook was accepted so much later that the number means
-/// another order, and the backend has it, or may have it.
-async fn another_order(
-    connection: &Connection,
-    event: &Recorded,
-    (branch, partition): (&str, &str),
-    window: TimeDelta,
-) -> anyhow::Result<Option<NewerEvent>> {
-    let is_another = |outcome: &Recorded| {
-        let (one, other) = (&event.envelope, &outcome.envelope);
-        other.is_creation() && other.received_at - one.received_at > window && may_be_created(outcome)
-    };
-    // Before that no order can be so much later.
-    if Utc::now() - event.envelope.received_at <= window {
-        return Ok(None);
-    }
-    let after = Start::Sequence(event.sequence + 1);
-    for event_type in [EventType::OrderForwarded, EventType::OrderDeadLettered] {
-        let subjects = subjects(event, event_type, branch, partition);
-        let found = find(connection, event, subjects, after, is_another).await?;
-        if let Some(first) = found.first() {
-            return Ok(Some(NewerEvent::of_order(Newer::AnotherOrder, first)));
-        }
-    }
-    Ok(None)
-}
-
-/// Whether the backend has the order of a creation's outcome, or may have it.
-fn may_be_created(outcome: &Recorded) -> bool {
-    match outcome.envelope.event_type {
-        EventType::OrderForwarded => payload::<Forwarded>(outcome).is_some_and(|forwarded| !forwarded.as_news),
-        _ => payload::<DeadLettered>(outcome)
-            .is_some_and(|dead| dead.stage == FORWARD.name && !dead.is_refused() && !dead.is_unposted()),
-    }
-}
-
-/// How an outcome reported a status to the backend; none if it reported none.
-fn told_as(outcome: &Recorded) -> Option<ToldAs> {
-    if outcome.envelope.event_type == EventType::OrderIgnored {
-        return payload::<Ignored>(outcome)?.differs.then_some(ToldAs::Announcement);
-    }
-    let has = payload::<Forwarded>(outcome)?;
-    if has.order.provider_status.is_empty() {
-        return None;
-    }
-    let is_news = has.as_news || !outcome.envelope.is_creation();
-    Some(if is_news { ToldAs::News } else { ToldAs::Announcement })
-}
-
-/// The subjects of events of a type about an event's order or menu.
-pub(crate) fn subjects(event: &Recorded, event_type: EventType, branch: &str, partition: &str) -> String {
+/// The subjects of events of a type about an event's order or menu, in any partition.
+pub(crate) fn subjects(event: &Recorded, event_type: EventType, branch: &str) -> String {
     let (root, provider) = (event_type.subject_root(), codec::token(&event.envelope.provider));
-    format!("{root}.{provider}.{branch}.{partition}")
+    format!("{root}.{provider}.{branch}.*")
 }
 
 /// The events on these subjects that are about the same order or menu and match, in the log's order.

@@ -97,6 +97,10 @@ impl ErrorReport {
     }
 }
 
+/// Reason of an `order.ignored`: the order exists already.
+pub const DUPLICATE_ORDER: &str = "DUPLICATE_ORDER";
+/// Reason of an `order.ignored`: a cancellation that was retried, of an order that the backend does not have.
+pub const NOTHING_TO_CANCEL: &str = "NOTHING_TO_CANCEL";
 /// Reason of an `order.ignored`: this very webhook was there before.
 pub const DUPLICATE_WEBHOOK: &str = "DUPLICATE_WEBHOOK";
 /// Reason of an `order.ignored`: something newer took its place.

@@ -13,7 +13,7 @@ use crate::{
     delivery::superseded::news::{self, Accepted, ToldAs, Verdict, Word},
     event::{
         EventType, NotYours, Recorded,
-        outcome::{DUPLICATE_WEBHOOK, Forwarded, Ignored, SUPERSEDED},
+        outcome::{DUPLICATE_ORDER, DUPLICATE_WEBHOOK, Forwarded, Ignored, SUPERSEDED},
     },
     journal::{
         codec::token,
@@ -24,8 +24,6 @@ use crate::{
     order::{body, model::AmendmentKind, status::Status},
 };
 
-/// The order exists already.
-pub const DUPLICATE_ORDER: &str = "DUPLICATE_ORDER";
 /// Label of the key of an order that a person declared to be one of its own (see [`crate::event::EventId::derive`]).
 const OF_ITS_OWN: &str = "order_of_its_own";
 
@@ -82,13 +80,14 @@ pub(super) struct OrderIdentity {
 }
 
 impl OrderIdentity {
-    /// Decides. The same log gives the same answer, on every instance.
+    /// Decides. The same log gives the same answer, on every instance. `is_first`: no request of the event was made. After one, later
+    /// events of its order wait behind it.
     ///
     /// # Errors
     /// If the log does not answer.
-    pub(super) async fn plan(&self, event: &Recorded) -> anyhow::Result<Plan> {
+    pub(super) async fn plan(&self, event: &Recorded, is_first: bool) -> anyhow::Result<Plan> {
         if event.envelope.is_creation() {
-            self.of_creation(event).await
+            self.of_creation(event, is_first).await
         } else {
             self.of_news(event).await
         }
@@ -172,6 +171,10 @@ impl OrderIdentity {
         let (Some(first), None) = (first, event.run) else {
             return Ok(own);
         };
+        if event.envelope.is_amendment() {
+            let overtaken = self.overtaken(event, &known).await?;
+            return Ok(overtaken.map_or(own, Plan::End));
+        }
         if let Some(status) = status_of(event)
             && self.is_superseded(event, status, &known, first).await?
         {
@@ -230,7 +233,7 @@ impl OrderIdentity {
         Ok(Some((word, told_as)))
     }
 
-    async fn of_creation(&self, event: &Recorded) -> anyhow::Result<Plan> {
+    async fn of_creation(&self, event: &Recorded, is_first: bool) -> anyhow::Result<Plan> {
         if event.run.is_some() && self.was_duplicate(event).await? {
             let key = event.envelope.id.derive(OF_ITS_OWN).0;
             return Ok(Plan::Send(Posting {
@@ -252,6 +255,9 @@ impl OrderIdentity {
         } else if self.is_repeat(event, &known).await? {
             let order_id = created.and_then(|(forwarded, _)| forwarded.internal_order_id);
             return Ok(Plan::End(repeat(event, order_id)));
+        }
+        if is_first && let Some(overtaken) = self.overtaken(event, &known).await? {
+            return Ok(Plan::End(overtaken));
         }
         if let Some((forwarded, first)) = created {
             return self.again(event, &known, forwarded, first).await;
@@ -426,7 +432,7 @@ impl OrderIdentity {
     }
 }
 
-fn status_of(event: &Recorded) -> Option<Status> {
+pub(super) fn status_of(event: &Recorded) -> Option<Status> {
     body::announced(&event.payload).ok()?.status
 }
 

@@ -16,7 +16,6 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
     delivery::{
-        breaker::RequestOutcome,
         gate::{Gate, Pass},
         stage::{Before, RequestFacts, Stage, permission},
         superseded::KnownAcceptances,
@@ -41,6 +40,7 @@ mod arrivals;
 pub mod evidence;
 pub mod identity;
 mod measured;
+mod overtaken;
 mod record;
 
 use self::{
@@ -49,7 +49,7 @@ use self::{
     client::BackendClient,
     identity::{OrderIdentity, Plan, Posting},
     measured::ForwardMetrics,
-    record::{dead_letter, expired, facts, ignore, not_yours, refused, unreadable},
+    record::{dead_letter, expired, facts, ignore, not_yours, refused, shown_by, unreadable},
 };
 
 /// Label of the request to tell the provider that it is accepted (see [`crate::event::EventId::derive`]).
@@ -338,6 +338,11 @@ impl Forward {
                 let next = self.schedule.next(request, None, event.run_id());
                 // While it is uncertain whether the URL is right, news are not given up sooner than their order.
                 let next = next.filter(|_| !is_certain || Schedule::retries(request) < UNKNOWN_ORDER_RETRIES);
+                if next.is_none()
+                    && let Ok(Some(ignored)) = self.identity.nothing_to_cancel(event).await
+                {
+                    return Ok(vec![ignore(event, &ignored)]);
+                }
                 self.failed(attempt, error, next, true)
             }
             AnswerVerdict::Doubtful(error) => {
@@ -377,23 +382,6 @@ impl Forward {
         let took = (now - received_at).to_std().unwrap_or_default();
         self.measured.forwarded(&event.envelope.provider, took);
         NewEvent::new(event.follow(label, EventType::OrderForwarded, now), facts)
-    }
-}
-
-/// What an answer shows the breaker.
-fn shown_by(verdict: &AnswerVerdict) -> RequestOutcome {
-    match verdict {
-        // The next instance makes its own observations, and must not inherit failures that this instance's stop caused.
-        AnswerVerdict::Temporary { .. } | AnswerVerdict::Misconfigured(_) if permission::is_over() => {
-            RequestOutcome::Abandoned
-        }
-        // A doubtful answer shows neither a healthy nor a failing backend.
-        AnswerVerdict::Doubtful(_) => RequestOutcome::Abandoned,
-        AnswerVerdict::Accepted(_) | AnswerVerdict::Invalid(_) | AnswerVerdict::UnknownOrder { .. } => {
-            RequestOutcome::Success
-        }
-        AnswerVerdict::Temporary { .. } => RequestOutcome::Failure,
-        AnswerVerdict::Misconfigured(error) => RequestOutcome::Misconfigured(error.message.clone()),
     }
 }
 
@@ -441,7 +429,11 @@ impl Stage for Forward {
         if let Some(error) = self.unknown_rules(event)? {
             return Ok(self.dead(attempt, request - 1, error));
         }
-        let plan = self.identity.plan(event).await.map_err(|error| cannot_see(&error))?;
+        let plan = self
+            .identity
+            .plan(event, request == 1)
+            .await
+            .map_err(|error| cannot_see(&error))?;
         let posting = match &plan {
             Plan::End(ignored) => return Ok(vec![ignore(event, ignored)]),
             Plan::NotYours(why) => return Ok(vec![not_yours(event, request - 1, why)]),

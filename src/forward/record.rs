@@ -2,13 +2,22 @@
 
 use chrono::Utc;
 
-use super::{Forward, classify::Accepted, identity::DUPLICATE_ORDER};
+use super::{
+    Forward,
+    classify::{Accepted, AnswerVerdict},
+};
 use crate::{
     config,
-    delivery::stage::{self, RequestFacts, give_up_knowing},
+    delivery::{
+        breaker::RequestOutcome,
+        stage::{self, RequestFacts, give_up_knowing, permission},
+    },
     event::{
         EventType, NewEvent, NotYours, Recorded,
-        outcome::{DeadLettered, ErrorReport, ErrorType, Forwarded, Ignored, ORDER_EXPIRED, OUTCOME, OrderSummary},
+        outcome::{
+            DUPLICATE_ORDER, DeadLettered, ErrorReport, ErrorType, Forwarded, Ignored, ORDER_EXPIRED, OUTCOME,
+            OrderSummary,
+        },
         stage::FORWARD,
     },
     retry::Schedule,
@@ -105,4 +114,21 @@ pub(super) fn expired(event: &Recorded) -> ErrorReport {
         ORDER_EXPIRED,
         format!("the order is {age} s old, older than {provider}_ORDER_TTL allows; the kitchen did not get it"),
     )
+}
+
+/// What the breaker learns from an answer.
+pub(super) fn shown_by(verdict: &AnswerVerdict) -> RequestOutcome {
+    match verdict {
+        // The next instance makes its own observations, and must not inherit failures that this instance's stop caused.
+        AnswerVerdict::Temporary { .. } | AnswerVerdict::Misconfigured(_) if permission::is_over() => {
+            RequestOutcome::Abandoned
+        }
+        // A doubtful answer shows neither a healthy nor a failing backend.
+        AnswerVerdict::Doubtful(_) => RequestOutcome::Abandoned,
+        AnswerVerdict::Accepted(_) | AnswerVerdict::Invalid(_) | AnswerVerdict::UnknownOrder { .. } => {
+            RequestOutcome::Success
+        }
+        AnswerVerdict::Temporary { .. } => RequestOutcome::Failure,
+        AnswerVerdict::Misconfigured(error) => RequestOutcome::Misconfigured(error.message.clone()),
+    }
 }

@@ -120,6 +120,15 @@ pub fn subject(envelope: &Envelope, partitions: u16) -> String {
     }
 }
 
+/// The subjects of an event, except a webhook, in any partition: `PARTITIONS` may have been changed since it was published.
+pub fn subjects_in_any_partition(envelope: &Envelope) -> String {
+    let (root, provider) = (envelope.event_type.subject_root(), token(&envelope.provider));
+    format!(
+        "{root}.{provider}.{}.*",
+        token(envelope.branch.as_deref().unwrap_or(NO_BRANCH))
+    )
+}
+
 /// The subject of an event of another type about the same order, made from the subject of one of its `orders.…` events:
 /// in the same partition, whatever the number of partitions was when that one was published. None if it is no such
 /// subject.

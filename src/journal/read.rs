@@ -374,6 +374,18 @@ pub async fn event_at(connection: &Connection, sequence: u64) -> anyhow::Result<
     Ok(decoded_at(connection, sequence).await?.and_then(Result::ok))
 }
 
+/// The event at a sequence and its subject; none if it has left the log, or cannot be read.
+///
+/// # Errors
+/// If NATS does not answer.
+pub async fn located_at(connection: &Connection, sequence: u64) -> anyhow::Result<Option<(Recorded, String)>> {
+    let found = LogReader::from(connection, sequence).at_most(1).next_located().await?;
+    Ok(found.into_iter().next().and_then(|located| match located.entry {
+        Entry::Event(event) if event.sequence == sequence => Some((*event, located.subject)),
+        _ => None,
+    }))
+}
+
 /// The event at a sequence, or why this version cannot read the message; none if it has left the log.
 ///
 /// # Errors

@@ -38,14 +38,11 @@ impl Orders {
 
     /// The outcomes about an event's order since a time, in the log's order.
     async fn ends(&self, event: &Recorded, since: DateTime<Utc>) -> anyhow::Result<Vec<Recorded>> {
-        let (partition, start) = (
-            superseded::partition_of(event, self.partitions),
-            superseded::from(since),
-        );
+        let start = superseded::from(since);
         let branch = superseded::branch_token(event);
         let mut ends = Vec::new();
         for event_type in ENDS {
-            let subjects = superseded::subjects(event, event_type, &branch, &partition);
+            let subjects = superseded::subjects(event, event_type, &branch);
             ends.extend(superseded::find(&self.connection, event, subjects, start, |_| true).await?);
         }
         ends.sort_unstable_by_key(|end| end.sequence);

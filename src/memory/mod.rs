@@ -89,7 +89,6 @@ pub(crate) enum AnnouncedBy {
 pub struct Orders {
     connection: Arc<Connection>,
     identity: LogIdentity,
-    partitions: u16,
     window: TimeDelta,
     /// How long an entry is kept.
     kept: TimeDelta,
@@ -125,7 +124,6 @@ impl Orders {
         Self {
             connection: Arc::clone(journal.connection()),
             identity: journal.identity().clone(),
-            partitions: journal.partitions(),
             window,
             kept,
             index: Mutex::new(Index::new(kept)),

@@ -11,12 +11,14 @@ use super::model::{Amendment, Order, StatusChange};
 mod amendment;
 mod content;
 mod facts;
+mod lines;
 mod news;
 mod shape;
 mod summary;
 
 pub use self::{
     facts::{Facts, facts},
+    lines::{changes_only_lines, has_lines},
     news::{AnnouncedContent, announced, as_amendment, as_news},
     summary::summary,
 };

@@ -52,6 +52,11 @@ impl Status {
         self.rank() > other.rank()
     }
 
+    /// Whether an order that has this status is not to be made.
+    pub const fn is_called_off(self) -> bool {
+        matches!(self.platform(), OrderStatus::Cancelled)
+    }
+
     /// The platform's word for it.
     pub const fn platform(self) -> OrderStatus {
         match self {

@@ -181,7 +181,23 @@ impl Push {
                 break;
             }
         }
+        if found.branches.is_empty() {
+            self.from_memory(event, from, &mut found).await?;
+        }
         Ok(found)
+    }
+
+    /// The same, of announcements in other partitions: `PARTITIONS` may have been changed since. The memory of orders points at them.
+    async fn from_memory(&self, event: &Recorded, from: u64, found: &mut AnnouncementOnLog) -> anyhow::Result<()> {
+        let announcements = self.orders.announcements(event).await?;
+        for one in announcements
+            .into_iter()
+            .filter(|one| (from..event.sequence).contains(&one.sequence))
+        {
+            found.is_by_branch |= one.envelope.principal.branch().is_some();
+            found.branches.extend(one.envelope.branch);
+        }
+        Ok(())
     }
 
     /// What is known of a branch; one that was added a moment ago counts, and for an order one that is no longer active: it

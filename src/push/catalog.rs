@@ -287,7 +287,7 @@ impl Push {
             return Ok(Some(word));
         }
         // The last report is about another menu, so an earlier one may be about this menu.
-        let subject = self.subject_of(&event.envelope, EventType::MenuSyncReported);
+        let subject = Self::subjects_of(&event.envelope, EventType::MenuSyncReported);
         let connection = self.journal.connection();
         let mut reader = LogReader::of_subjects(connection, subject, Start::Sequence(after + 1)).at_most(MAX_REPORTS);
         let (mut found, mut read) = (None, 0);
@@ -306,19 +306,35 @@ impl Push {
         Ok(found)
     }
 
-    pub(super) fn subject_of(&self, envelope: &Envelope, event_type: EventType) -> String {
-        let envelope = Envelope {
+    /// The subjects of a type of event about this branch's menu or items: in any partition, because `PARTITIONS` may have been changed
+    /// since it was published.
+    pub(super) fn subjects_of(envelope: &Envelope, event_type: EventType) -> String {
+        codec::subjects_in_any_partition(&Envelope {
             event_type,
             ..envelope.clone()
-        };
-        codec::subject(&envelope, self.journal.partitions())
+        })
     }
 
     /// The last event of a type about this branch's menu or items, as the leader has it.
     pub(super) async fn last(&self, envelope: &Envelope, event_type: EventType) -> anyhow::Result<Option<Recorded>> {
-        let subject = self.subject_of(envelope, event_type);
-        let last = last_of(self.journal.connection(), EVENTS, &subject, ANSWER_TIMEOUT).await?;
-        Ok(last.and_then(|last| codec::decode(Some(&last.headers), last.payload, last.sequence).ok()))
+        let of_type = Envelope {
+            event_type,
+            ..envelope.clone()
+        };
+        // Another branch may have the same token on its subjects. Then today's partition tells the two apart.
+        for subject in [
+            Self::subjects_of(envelope, event_type),
+            codec::subject(&of_type, self.journal.partitions()),
+        ] {
+            let last = last_of(self.journal.connection(), EVENTS, &subject, ANSWER_TIMEOUT).await?;
+            let Some(last) = last else { return Ok(None) };
+            let last = codec::decode(Some(&last.headers), last.payload, last.sequence).ok();
+            let is_same = |last: &Recorded| last.envelope.external_order_id == envelope.external_order_id;
+            if last.as_ref().is_none_or(is_same) {
+                return Ok(last);
+            }
+        }
+        Ok(None)
     }
 }
 

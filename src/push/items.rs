@@ -220,7 +220,7 @@ impl Push {
 
     /// The entries that later requests of the branch name.
     async fn named_later(&self, event: &Recorded) -> anyhow::Result<HashSet<(EntryKind, String, Option<String>)>> {
-        let subject = self.subject_of(&event.envelope, EventType::ItemsRequested);
+        let subject = Self::subjects_of(&event.envelope, EventType::ItemsRequested);
         let start = Start::Sequence(event.sequence + 1);
         let mut reader = LogReader::of_subjects(self.journal.connection(), subject, start).at_most(MAX_LATER);
         let (mut named, mut read) = (HashSet::new(), 0);
@@ -232,6 +232,7 @@ impl Push {
             read += entries.len();
             for entry in &entries {
                 if let Entry::Event(later) = entry
+                    && later.envelope.external_order_id == event.envelope.external_order_id
                     && let Some(wanted) = payload::<ItemsRequested>(later)
                 {
                     let keys = wanted

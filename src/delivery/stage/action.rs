@@ -48,9 +48,8 @@ impl<S: Stage> Worker<S> {
     /// order wait behind it.
     async fn unless_superseded(&self, event: Recorded, requests: u32) -> anyhow::Result<EventAction> {
         let newer = if requests == 0 && superseded::may_be(&event) {
-            let partitions = self.journal.partitions();
             let acceptances = self.stage.acceptances();
-            superseded::by(self.journal.connection(), &event, partitions, &acceptances).await?
+            superseded::by(self.journal.connection(), &event, &acceptances).await?
         } else {
             None
         };

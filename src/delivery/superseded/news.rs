@@ -17,7 +17,8 @@ pub struct Accepted {
 }
 
 impl Accepted {
-    fn is_after(self, other: Self) -> bool {
+    /// Whether it is the later one.
+    pub(super) fn is_after(self, other: Self) -> bool {
         match (self.first, other.first) {
             (Some(one), Some(other)) => one > other,
             _ => self.received_at > other.received_at,

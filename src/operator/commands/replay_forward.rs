@@ -13,15 +13,14 @@ use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
 use crate::{
-    delivery::superseded,
     event::{EventId, EventType, Recorded, outcome::RetryRequested},
     journal::{
         codec::{self, Form},
         connection::Connection,
-        read::{self, Entry, LogReader, Start},
+        read::{self, Entry, LogReader, Start, event_at, located_at},
     },
     operator::{
-        dead_letters::acceptances::LogAcceptances,
+        dead_letters::acceptances::newer_than,
         queries::replay::{Asked, EventEnd, Range, Readings, Surveyed, survey},
     },
     projection::rebuild::{Progress, Tell},
@@ -192,33 +191,15 @@ fn is_expired(event: &Surveyed, readings: &Readings) -> bool {
 
 /// Whether newer news of its order reached the backend. The stage looks again when its turn comes.
 async fn is_overtaken(log: &Connection, candidate: Candidate, window: TimeDelta) -> anyhow::Result<bool> {
-    let Some((event, partition)) = located(log, candidate.sequence).await? else {
+    let Some(event) = event_at(log, candidate.sequence).await? else {
         return Ok(false);
     };
     let event = Recorded {
         is_again: candidate.is_again,
         ..event
     };
-    let acceptances = LogAcceptances {
-        connection: log,
-        partition: &partition,
-        window,
-    };
-    let newer = superseded::in_partition(log, &event, &partition, &acceptances).await?;
+    let newer = newer_than(log, event, window).await?;
     Ok(newer.is_some())
-}
-
-/// An event, and the subject token of its partition; none if it has left the log.
-async fn located(log: &Connection, sequence: u64) -> anyhow::Result<Option<(Recorded, String)>> {
-    let found = LogReader::from(log, sequence).at_most(1).next_located().await?;
-    let found = found.into_iter().next();
-    Ok(found.and_then(|located| {
-        let partition = located.subject.rsplit('.').next().unwrap_or("*").to_owned();
-        match located.entry {
-            Entry::Event(event) if event.sequence == sequence => Some((*event, partition)),
-            _ => None,
-        }
-    }))
 }
 
 /// Makes the requests, each of an order behind those before, and follows their results.
@@ -273,9 +254,10 @@ async fn request(log: &Connection, candidate: Candidate, label: &str, act: &Act)
         Some(letter) => (letter, RETRY),
         None => (candidate.sequence, label),
     };
-    let Some((cause, partition)) = located(log, cause).await? else {
+    let Some((cause, subject)) = located_at(log, cause).await? else {
         return Ok(None);
     };
+    let partition = subject.rsplit('.').next().unwrap_or("*");
     let envelope = cause.follow(label, EventType::OrderRetryRequested, Utc::now());
     let payload = RetryRequested {
         stage: candidate.stage.into(),

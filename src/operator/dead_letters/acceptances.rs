@@ -5,25 +5,51 @@ use std::collections::HashMap;
 use chrono::TimeDelta;
 
 use crate::{
-    delivery::superseded::{self, KnownAcceptances},
+    config::{self, Environment},
+    dead_letters::retry::RETRY,
+    delivery::superseded::{self, KnownAcceptances, NewerEvent},
     event::{EventId, EventType, Recorded},
+    fault_injection,
     journal::{
         codec,
         connection::Connection,
-        read::{Entry, LogReader, Start},
+        read::{Entry, LogReader, Start, located_at},
     },
 };
 
 /// How much longer than `ORDER_MEMORY` a hub recognises a webhook.
 const LONGER: TimeDelta = TimeDelta::hours(24);
 
+/// `ORDER_MEMORY`.
+///
+/// # Errors
+/// If the variable is invalid.
+pub(super) fn window(environment: &Environment) -> anyhow::Result<TimeDelta> {
+    let window = fault_injection::time("order_memory", config::order_memory(environment)?);
+    Ok(TimeDelta::from_std(window)?)
+}
+
+/// What would supersede an event if it were retried now. The stage checks again when it handles the request.
+///
+/// # Errors
+/// If NATS does not answer.
+pub(in crate::operator) async fn newer_than(
+    connection: &Connection,
+    event: Recorded,
+    window: TimeDelta,
+) -> anyhow::Result<Option<NewerEvent>> {
+    let event = Recorded {
+        run: Some(event.envelope.id.derive(RETRY)),
+        ..event
+    };
+    superseded::by(connection, &event, &LogAcceptances { connection, window }).await
+}
+
 /// The acceptances on the log.
-pub(in crate::operator) struct LogAcceptances<'a> {
-    pub(in crate::operator) connection: &'a Connection,
-    /// Subject token of the order's partition.
-    pub(in crate::operator) partition: &'a str,
+struct LogAcceptances<'a> {
+    connection: &'a Connection,
     /// `ORDER_MEMORY`.
-    pub(in crate::operator) window: TimeDelta,
+    window: TimeDelta,
 }
 
 impl KnownAcceptances for LogAcceptances<'_> {
@@ -33,11 +59,17 @@ impl KnownAcceptances for LogAcceptances<'_> {
 
     /// Only webhooks that came before the event: a later one is newer than the event in any case.
     async fn first(&self, event: &Recorded, webhooks: Vec<EventId>) -> anyhow::Result<HashMap<EventId, u64>> {
+        let Some((_, subject)) = located_at(self.connection, event.sequence).await? else {
+            return Ok(HashMap::new());
+        };
+        // The webhooks of a provider are many, so only the event's own partition is read. Where `PARTITIONS` was changed between two
+        // acceptances of a webhook, the times of acceptance decide.
+        let partition = subject.rsplit('.').next().unwrap_or("*");
         let (root, provider) = (
             EventType::WebhookReceived.subject_root(),
             codec::token(&event.envelope.provider),
         );
-        let subjects = format!("{root}.{provider}.{}", self.partition);
+        let subjects = format!("{root}.{provider}.{partition}");
         let start = Start::Time(event.envelope.received_at - self.window - LONGER);
         let mut reader = LogReader::of_subjects(self.connection, subjects, start);
         let mut first = HashMap::new();

@@ -11,7 +11,12 @@ use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{Retry, causes::CausesText, counted, printable, time_text};
+use super::{
+    Retry,
+    acceptances::{newer_than, window},
+    causes::CausesText,
+    counted, printable, time_text,
+};
 use crate::{
     config::{self, Environment},
     dead_letters::{
@@ -89,7 +94,7 @@ pub(super) async fn start(
     as_json: bool,
 ) -> anyhow::Result<ExitCode> {
     let filter = options.filter.filter();
-    let preview = preview::read(
+    let (mut preview, to_examine) = preview::read(
         log,
         &PreviewOptions {
             filter: &filter,
@@ -98,6 +103,13 @@ pub(super) async fn start(
         },
     )
     .await?;
+    for sequence in to_examine {
+        if let Some(event) = log.event(sequence).await? {
+            let newer = newer_than(&log.connection, event, window(environment)?).await?;
+            preview.superseded += u64::from(newer.is_some_and(|newer| !newer.is_repeat()));
+        }
+        preview.examined += 1;
+    }
     if options.dry_run || preview.count == 0 {
         let end = if options.dry_run {
             "; dry run, nothing was changed"
@@ -296,6 +308,13 @@ impl fmt::Display for PreviewText<'_> {
                 f,
                 "{count} of webhooks that were forwarded since; these would end as repeats"
             )?,
+        }
+        if preview.superseded > 0 {
+            writeln!(
+                f,
+                "{} of the first {} would end as superseded",
+                preview.superseded, preview.examined
+            )?;
         }
         if preview.expired > 0 {
             writeln!(

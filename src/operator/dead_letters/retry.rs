@@ -12,18 +12,21 @@ use chrono::TimeDelta;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Retry, acceptances::LogAcceptances, counted, printable};
+use super::{
+    Retry,
+    acceptances::{newer_than, window},
+    counted, printable,
+};
 use crate::{
-    config::{self, Environment, EventLog},
+    config::{Environment, EventLog},
     dead_letters::{
         filter::Filter,
         find::{self, GivenUp, LetterKind, Log},
         letter::{Letter, ListedMessage},
         retry::{RETRY, Requester, event_of},
     },
-    delivery::superseded::{self, NewerEvent},
+    delivery::superseded::NewerEvent,
     event::EventId,
-    fault_injection,
     journal::form,
     operator::{
         acts::{self, Act, ActKind},
@@ -105,10 +108,7 @@ pub(super) async fn run(
             job: None,
         },
         as_json,
-        window: TimeDelta::from_std(fault_injection::time(
-            "order_memory",
-            config::order_memory(environment)?,
-        ))?,
+        window: window(environment)?,
         report: Report {
             dry_run: options.dry_run,
             count: 0,
@@ -217,7 +217,7 @@ impl Asking<'_> {
                     }
                 };
                 if self.report.dry_run {
-                    let newer = self.superseded(letter, &given_up).await?;
+                    let newer = self.superseded(&given_up).await?;
                     self.note(letter, given_up, newer)?;
                     continue;
                 }
@@ -241,17 +241,11 @@ impl Asking<'_> {
     }
 
     /// What superseded it; the stage checks again when it handles the request.
-    async fn superseded(&self, letter: &Letter, given_up: &GivenUp) -> anyhow::Result<Option<NewerEvent>> {
+    async fn superseded(&self, given_up: &GivenUp) -> anyhow::Result<Option<NewerEvent>> {
         let Some(event) = self.log.event(given_up.sequence).await? else {
             return Ok(None);
         };
-        let (connection, partition) = (&self.log.connection, letter.partition());
-        let acceptances = LogAcceptances {
-            connection,
-            partition,
-            window: self.window,
-        };
-        superseded::in_partition(connection, &event, partition, &acceptances).await
+        newer_than(&self.log.connection, event, self.window).await
     }
 
     fn note(&mut self, letter: &Letter, given_up: GivenUp, newer: Option<NewerEvent>) -> anyhow::Result<()> {

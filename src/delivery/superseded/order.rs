@@ -1,0 +1,324 @@
+//! What superseded a new order or news of one: what the backend was told about the order since.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::{
+    KnownAcceptances, Newer, NewerEvent, branch_token, find, from,
+    news::{self, Accepted, ToldAs, Verdict, Word},
+    payload, subjects,
+};
+use crate::{
+    event::{
+        EventId, EventType, Recorded,
+        outcome::{DUPLICATE_ORDER, DeadLettered, Forwarded, Ignored, SUPERSEDED},
+        stage::FORWARD,
+    },
+    journal::{
+        connection::Connection,
+        read::{Start, event_at},
+    },
+    order::{
+        body,
+        status::{OrderStatus, Status},
+    },
+};
+
+/// An event by which the backend has something newer about the order of an `order.transformed`, or the same.
+pub(super) async fn superseded(
+    connection: &Connection,
+    event: &Recorded,
+    acceptances: &impl KnownAcceptances,
+) -> anyhow::Result<Option<NewerEvent>> {
+    let envelope = &event.envelope;
+    let told = told(connection, event, acceptances).await?;
+    let is_repeat = |told: &&Recorded| {
+        told.envelope.event_type == EventType::OrderForwarded && told.envelope.root_id == envelope.root_id
+    };
+    if let Some(told) = told.iter().rfind(is_repeat).filter(|_| !event.is_again) {
+        return Ok(Some(NewerEvent::of_order(Newer::Repeat, told)));
+    }
+    if envelope.is_creation() {
+        return of_creation(connection, event, &told, acceptances).await;
+    }
+    // A person who has it sent again although the backend has it says which order it is about.
+    let window = acceptances.window();
+    if !event.is_again
+        && let Some(other) = another(connection, event, &branch_token(event), window).await?
+    {
+        return Ok(Some(other));
+    }
+    if envelope.is_amendment() {
+        return newer_lines(connection, event, &told, acceptances).await;
+    }
+    newer_news(connection, event, &told, acceptances).await
+}
+
+/// What superseded a webhook that the provider sent again after it was given up: an order that was called off, or a change of an
+/// order's lines. Statuses are compared by the memory of orders.
+///
+/// # Errors
+/// If NATS does not answer.
+pub async fn of_repeat(
+    connection: &Connection,
+    event: &Recorded,
+    acceptances: &impl KnownAcceptances,
+) -> anyhow::Result<Option<NewerEvent>> {
+    let told = told(connection, event, acceptances).await?;
+    if event.envelope.is_creation() {
+        of_creation(connection, event, &told, acceptances).await
+    } else {
+        newer_lines(connection, event, &told, acceptances).await
+    }
+}
+
+/// What the backend was told of an event's order, and what of it went no further.
+async fn told(
+    connection: &Connection,
+    event: &Recorded,
+    acceptances: &impl KnownAcceptances,
+) -> anyhow::Result<Vec<Recorded>> {
+    let mut told = outcomes(connection, event, EventType::OrderForwarded, acceptances).await?;
+    told.extend(outcomes(connection, event, EventType::OrderIgnored, acceptances).await?);
+    Ok(told)
+}
+
+/// Outcomes of one type about an event's order, except those of the same run. For an announcement those before it count as well: they
+/// say whether another one created the order.
+async fn outcomes(
+    connection: &Connection,
+    event: &Recorded,
+    event_type: EventType,
+    acceptances: &impl KnownAcceptances,
+) -> anyhow::Result<Vec<Recorded>> {
+    let (received_at, window) = (event.envelope.received_at, acceptances.window());
+    let is_other_run = |later: &Recorded| {
+        let is_of_order = later.envelope.received_at - received_at <= window;
+        is_of_order && later.envelope.cause_id != Some(event.run_id())
+    };
+    let begin = if event.envelope.is_creation() {
+        from(received_at.checked_sub_signed(window).unwrap_or(DateTime::UNIX_EPOCH))
+    } else {
+        acceptances.begin(event).await?
+    };
+    let subjects = subjects(event, event_type, &branch_token(event));
+    find(connection, event, subjects, begin, is_other_run).await
+}
+
+/// What superseded an announcement: if another one created the order, a later change of its lines; otherwise that the order was called
+/// off. None if a person has the end of an earlier run retried: an order of its own, or one that is wanted nevertheless.
+async fn of_creation(
+    connection: &Connection,
+    event: &Recorded,
+    told: &[Recorded],
+    acceptances: &impl KnownAcceptances,
+) -> anyhow::Result<Option<NewerEvent>> {
+    let root = event.envelope.root_id;
+    let was_ended = |end: &Recorded| {
+        let is_of_event = end.envelope.root_id == root && end.envelope.cause_sequence == Some(event.sequence);
+        let reason = || payload::<Ignored>(end).map(|ignored| ignored.reason);
+        is_of_event && reason().is_some_and(|reason| reason == SUPERSEDED || reason == DUPLICATE_ORDER)
+    };
+    if event.run.is_some() && told.iter().any(was_ended) {
+        return Ok(None);
+    }
+    let created = || told.iter().filter(|told| is_created(told));
+    if created().any(|told| told.envelope.root_id == root) {
+        return Ok(None);
+    }
+    if created().next().is_some() {
+        return newer_lines(connection, event, told, acceptances).await;
+    }
+    if event.is_again {
+        return Ok(None);
+    }
+    called_off(connection, event, told, acceptances).await
+}
+
+/// A report that calls an order off, accepted after the order: the backend has it, or it was given up, so that the order would stay.
+async fn called_off(
+    connection: &Connection,
+    event: &Recorded,
+    told: &[Recorded],
+    acceptances: &impl KnownAcceptances,
+) -> anyhow::Result<Option<NewerEvent>> {
+    let is_told = |outcome: &&Recorded| {
+        payload::<Forwarded>(outcome).is_some_and(|has| {
+            let is_news = has.as_news || !outcome.envelope.is_creation();
+            is_news && has.order.status.as_deref() == Some(OrderStatus::Cancelled.as_str())
+        })
+    };
+    let is_other = |outcome: &&Recorded| outcome.envelope.root_id != event.envelope.root_id;
+    let mut reports: Vec<Recorded> = told.iter().filter(is_other).filter(is_told).cloned().collect();
+    let dead = outcomes(connection, event, EventType::OrderDeadLettered, acceptances).await?;
+    for outcome in dead.iter().filter(is_other).filter(|dead| !dead.envelope.is_creation()) {
+        let Some(dead) = payload::<DeadLettered>(outcome).filter(|dead| dead.stage == FORWARD.name) else {
+            continue;
+        };
+        let given_up = event_at(connection, dead.sequence).await?;
+        let status = given_up.and_then(|given_up| status_of(&given_up));
+        if status.is_some_and(Status::is_called_off) {
+            reports.push(outcome.clone());
+        }
+    }
+    let later = latest_after(event, reports, acceptances).await?;
+    Ok(later.map(|report| NewerEvent::new(Newer::CalledOff, &report)))
+}
+
+/// A later change of an order's lines that the backend has; none if the event changes no lines.
+async fn newer_lines(
+    connection: &Connection,
+    event: &Recorded,
+    told: &[Recorded],
+    acceptances: &impl KnownAcceptances,
+) -> anyhow::Result<Option<NewerEvent>> {
+    if event.envelope.is_amendment() && !body::changes_only_lines(&event.payload) {
+        return Ok(None);
+    }
+    let mut changes = Vec::new();
+    for outcome in told {
+        let is_other = outcome.envelope.root_id != event.envelope.root_id;
+        let Some(has) = payload::<Forwarded>(outcome).filter(|_| is_other) else {
+            continue;
+        };
+        let has_lines = if outcome.envelope.is_amendment() {
+            let Some(sequence) = outcome.envelope.cause_sequence else {
+                continue;
+            };
+            let amendment = event_at(connection, sequence).await?;
+            amendment.is_some_and(|amendment| body::has_lines(&amendment.payload))
+        } else {
+            // It has the whole order, so either as the backend has it or as it was changed by it.
+            has.as_news && event.envelope.is_creation()
+        };
+        if has_lines {
+            changes.push(outcome.clone());
+        }
+    }
+    let later = latest_after(event, changes, acceptances).await?;
+    Ok(later.map(|change| NewerEvent::new(Newer::Lines, &change)))
+}
+
+/// The last of these outcomes whose webhook was first accepted after the event's.
+async fn latest_after(
+    event: &Recorded,
+    outcomes: Vec<Recorded>,
+    acceptances: &impl KnownAcceptances,
+) -> anyhow::Result<Option<Recorded>> {
+    if outcomes.is_empty() {
+        return Ok(None);
+    }
+    let webhooks = outcomes.iter().map(|outcome| outcome.envelope.root_id);
+    let webhooks = webhooks.chain([event.envelope.root_id]).collect();
+    let first = acceptances.first(event, webhooks).await?;
+    let own = accepted(event, &first);
+    Ok(outcomes
+        .into_iter()
+        .rfind(|outcome| accepted(outcome, &first).is_after(own)))
+}
+
+fn accepted(event: &Recorded, first: &HashMap<EventId, u64>) -> Accepted {
+    Accepted {
+        first: first.get(&event.envelope.root_id).copied(),
+        received_at: event.envelope.received_at,
+    }
+}
+
+fn status_of(event: &Recorded) -> Option<Status> {
+    body::announced(&event.payload).ok()?.status
+}
+
+/// Whether it records that the backend has a new order.
+fn is_created(outcome: &Recorded) -> bool {
+    outcome.envelope.is_creation()
+        && outcome.envelope.event_type == EventType::OrderForwarded
+        && payload::<Forwarded>(outcome).is_some_and(|forwarded| !forwarded.as_news)
+}
+
+/// News by which the backend has something newer about an order, among the events that told it something.
+async fn newer_news(
+    connection: &Connection,
+    event: &Recorded,
+    told: &[Recorded],
+    acceptances: &impl KnownAcceptances,
+) -> anyhow::Result<Option<NewerEvent>> {
+    let envelope = &event.envelope;
+    let status = status_of(event);
+    let told = told.iter().filter(|told| told.envelope.root_id != envelope.root_id);
+    let told: Vec<_> = told.filter_map(|told| Some((told, told_as(told)?))).collect();
+    if status.is_none() || told.is_empty() {
+        return Ok(None);
+    }
+    let webhooks = told
+        .iter()
+        .map(|(told, _)| told.envelope.root_id)
+        .chain([envelope.root_id]);
+    let first = acceptances.first(event, webhooks.collect()).await?;
+    let word = |event: &Recorded, status| Word {
+        webhook: event.envelope.root_id,
+        accepted: accepted(event, &first),
+        status,
+    };
+    for (told, told_as) in told.into_iter().rev() {
+        // Only the body contains the status of an announcement.
+        let cause = told.envelope.cause_sequence.filter(|_| told_as == ToldAs::Announcement);
+        let announced = match cause {
+            Some(sequence) => event_at(connection, sequence).await?.as_ref().and_then(status_of),
+            None => None,
+        };
+        if news::judge(&word(event, status), &word(told, announced), told_as) == Verdict::Superseded {
+            return Ok(Some(NewerEvent::new(Newer::News, told)));
+        }
+    }
+    Ok(None)
+}
+
+/// The first order of an event's number that is not the event's own: its webhook was accepted so much later that the number means
+/// another order, and the backend has it, or may have it.
+pub(super) async fn another(
+    connection: &Connection,
+    event: &Recorded,
+    branch: &str,
+    window: TimeDelta,
+) -> anyhow::Result<Option<NewerEvent>> {
+    let is_another = |outcome: &Recorded| {
+        let (one, other) = (&event.envelope, &outcome.envelope);
+        other.is_creation() && other.received_at - one.received_at > window && may_be_created(outcome)
+    };
+    // Before that no order can be so much later.
+    if Utc::now() - event.envelope.received_at <= window {
+        return Ok(None);
+    }
+    let after = Start::Sequence(event.sequence + 1);
+    for event_type in [EventType::OrderForwarded, EventType::OrderDeadLettered] {
+        let subjects = subjects(event, event_type, branch);
+        let found = find(connection, event, subjects, after, is_another).await?;
+        if let Some(first) = found.first() {
+            return Ok(Some(NewerEvent::of_order(Newer::AnotherOrder, first)));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether the backend has the order of a creation's outcome, or may have it.
+fn may_be_created(outcome: &Recorded) -> bool {
+    match outcome.envelope.event_type {
+        EventType::OrderForwarded => is_created(outcome),
+        _ => payload::<DeadLettered>(outcome)
+            .is_some_and(|dead| dead.stage == FORWARD.name && !dead.is_refused() && !dead.is_unposted()),
+    }
+}
+
+/// How an outcome reported a status to the backend; none if it reported none.
+fn told_as(outcome: &Recorded) -> Option<ToldAs> {
+    if outcome.envelope.event_type == EventType::OrderIgnored {
+        return payload::<Ignored>(outcome)?.differs.then_some(ToldAs::Announcement);
+    }
+    let has = payload::<Forwarded>(outcome)?;
+    if has.order.provider_status.is_empty() {
+        return None;
+    }
+    let is_news = has.as_news || !outcome.envelope.is_creation();
+    Some(if is_news { ToldAs::News } else { ToldAs::Announcement })
+}

@@ -1,0 +1,68 @@
+//! Webhooks that say nothing to the backend any more: it was told something newer, or never had their order.
+
+use super::identity::{OrderIdentity, status_of};
+use crate::{
+    delivery::superseded::{self, NewerEvent},
+    event::{
+        Recorded,
+        outcome::{Ignored, NOTHING_TO_CANCEL},
+    },
+    memory::{EntryState, OrderEvents},
+    order::status::Status,
+};
+
+impl OrderIdentity {
+    /// How a webhook ends that was accepted again, or transformed late, if the backend was told something newer meanwhile: that the
+    /// order was cancelled, or later lines of it. What a person had retried was compared before its turn.
+    pub(super) async fn overtaken(&self, event: &Recorded, known: &OrderEvents) -> anyhow::Result<Option<Ignored>> {
+        let newer = [
+            EntryState::NewsForwarded,
+            EntryState::NewsGivenUp,
+            EntryState::CreationAsNews,
+        ];
+        if event.run.is_some() || !known.of_branch().any(|found| newer.contains(&found.state)) {
+            return Ok(None);
+        }
+        let newer = superseded::of_repeat(&self.log, event, &*self.orders).await?;
+        Ok(newer.map(|newer| superseded_by(&newer)))
+    }
+
+    /// How a cancellation ends that a person had retried and whose order the backend does not know, if it never had the order: every
+    /// announcement was refused, or ended without a request. None if that is not so, or not known.
+    pub(super) async fn nothing_to_cancel(&self, event: &Recorded) -> anyhow::Result<Option<Ignored>> {
+        let is_cancellation = status_of(event).is_some_and(Status::is_called_off) && !event.envelope.is_creation();
+        if event.run.is_none() || !is_cancellation {
+            return Ok(None);
+        }
+        let known = self.orders.history(event).await?;
+        let mut is_announced = false;
+        for found in known.of_branch() {
+            let is_of_order = found.state.is_creation() || found.state == EntryState::Created;
+            if !is_of_order || self.orders.read(event, found).await?.is_none() {
+                continue;
+            }
+            if !matches!(found.state, EntryState::CreationRefused | EntryState::CreationIgnored) {
+                return Ok(None);
+            }
+            is_announced = true;
+        }
+        let order = &event.envelope.external_order_id;
+        Ok(is_announced.then(|| Ignored {
+            reason: NOTHING_TO_CANCEL.into(),
+            message: format!("the backend does not have order {order}, which was not created"),
+            internal_order_id: None,
+            sequence: None,
+            differs: false,
+        }))
+    }
+}
+
+fn superseded_by(newer: &NewerEvent) -> Ignored {
+    Ignored {
+        reason: newer.reason().into(),
+        message: newer.to_string(),
+        internal_order_id: newer.order_id.clone(),
+        sequence: None,
+        differs: false,
+    }
+}

@@ -1,0 +1,140 @@
+//! An order that its provider cancelled before the backend had it: it is not created afterwards, unless a person wants it.
+
+use serde_json::Value;
+use webhook_hub::event::{EventType, Recorded};
+
+use crate::harness::{
+    World,
+    at_end::Ends,
+    backend::{Answer, ORDERS},
+    careem::{change, order},
+    hub::{Hub, run},
+    log::payload,
+};
+
+/// The branch of `merchant-2`.
+const ADD_BRANCH: &str = "INSERT INTO branch_delivery_configs (id, branch_id, provider_id, company_id, merchant_id)
+     VALUES ('config-2', 'branch-2', 'provider-careem', 'company-uuid', 'merchant-2')";
+
+impl World {
+    /// An order that the backend refuses, and a change that gets this answer.
+    async fn refused_and(&self, hub: &Hub, id: &str, status: &str, answer: Answer) {
+        self.backend.next_for(id, [Answer::status(422), answer]);
+        self.careem.post(hub, &order(id)).await.event_id();
+        self.careem.post(hub, &change(id, status)).await.event_id();
+    }
+
+    async fn retry_one(&self, ended: &Recorded, more: &[&str]) -> String {
+        let id = ended.envelope.id.to_string();
+        let arguments = [&["dead-letters", "retry", &id], more].concat();
+        let ran = run(&self.nats.settings("hub"), &arguments).await;
+        ran.expect_success().stdout
+    }
+
+    /// The only event that was ignored, as superseded by the cancellation.
+    async fn called_off(&self) -> (Recorded, Value) {
+        let ignored = self.log.wait_for(EventType::OrderIgnored, 1).await;
+        assert_eq!(ignored.len(), 1);
+        let said = payload(&ignored[0]);
+        assert_eq!(said["reason"], "SUPERSEDED", "{said}");
+        assert!(said["message"].as_str().unwrap().contains("cancel"), "{said}");
+        ((*ignored[0]).clone(), said)
+    }
+
+    /// How many requests for new orders the backend got.
+    fn order_requests(&self) -> usize {
+        let requests = self.backend.requests();
+        requests.iter().filter(|request| request.path == ORDERS).count()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_does_not_create_a_cancelled_order() {
+    let world = World::new().await;
+    let hub = world.hub().await;
+    world.refused_and(&hub, "CR-1", "cancelled", Answer::Accept).await;
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    let dead = world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    let dry = world.retry_one(&dead[0], &["--dry-run"]).await;
+    assert!(dry.contains("1 would end as superseded"), "{dry}");
+    world.retry_one(&dead[0], &[]).await;
+    let (ended, said) = world.called_off().await;
+    assert_eq!(world.order_requests(), 1, "{said}");
+    world.at_end(Ends::forwarded(1).ignored(1)).await;
+    // A person who retries this end wants the order nevertheless.
+    let dry = world.retry_one(&ended, &["--dry-run"]).await;
+    assert!(!dry.contains("superseded"), "{dry}");
+    world.retry_one(&ended, &[]).await;
+    world.at_end(Ends::forwarded(2)).await;
+    assert_eq!(world.order_requests(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_of_the_provider_does_not_create_a_cancelled_order() {
+    let world = World::new().await;
+    let hub = world.hub().await;
+    world.refused_and(&hub, "CR-1", "cancelled", Answer::Accept).await;
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    world.log_forgets(&hub).await;
+    world.careem.post(&hub, &order("CR-1")).await.event_id();
+    world.called_off().await;
+    assert_eq!(world.order_requests(), 1);
+    world.at_end(Ends::forwarded(1).ignored(1).dead_lettered(1)).await;
+}
+
+/// The backend refused the cancellation as well. The order alone is retried: the cancellation would stay behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_is_not_created_without_its_cancellation() {
+    let world = World::new().await;
+    let settings = world.settings().set("RETRY_DELAYS", "100ms");
+    let hub = Hub::start(&settings).await;
+    world.refused_and(&hub, "CR-1", "cancelled", Answer::status(422)).await;
+    let dead = world.log.wait_for(EventType::OrderDeadLettered, 2).await;
+    let dry = world.retry_one(&dead[0], &["--dry-run"]).await;
+    assert!(dry.contains("1 would end as superseded"), "{dry}");
+    world.retry_one(&dead[0], &[]).await;
+    world.called_off().await;
+    assert_eq!(world.order_requests(), 1);
+    // The cancellation is retried as well: there is nothing that the backend could cancel.
+    world.post_orders(&hub, ["CR-other".to_owned()]).await;
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    world.backend.always_for("CR-1", Some(Answer::status(404)));
+    world.retry_one(&dead[1], &[]).await;
+    world.at_end(Ends::forwarded(1).ignored(2)).await;
+    let ignored = world.log.payloads(EventType::OrderIgnored, 2).await;
+    assert_eq!(ignored[1]["reason"], "NOTHING_TO_CANCEL", "{}", ignored[1]);
+}
+
+/// The branch of an order was missing, and was added before its cancellation came.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_is_transformed_late_is_not_created_after_its_cancellation() {
+    let world = World::new().await;
+    let hub = world.hub().await;
+    world.post_as(&hub, "merchant-2", &order("CR-1")).await;
+    let dead = world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    world.database.run(ADD_BRANCH).await.unwrap();
+    world.post_as(&hub, "merchant-2", &change("CR-1", "cancelled")).await;
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    world.retry_one(&dead[0], &[]).await;
+    world.called_off().await;
+    assert_eq!(world.order_requests(), 0);
+    world.at_end(Ends::forwarded(1).ignored(1)).await;
+}
+
+/// Other news do not call an order off, nor does a cancellation that came before the announcement.
+#[tokio::test(flavor = "multi_thread")]
+async fn other_orders_are_created() {
+    let world = World::new().await;
+    let hub = world.hub().await;
+    world.refused_and(&hub, "CR-ready", "ready", Answer::Accept).await;
+    world.refused_and(&hub, "CR-anew", "cancelled", Answer::Accept).await;
+    world.log.wait_for(EventType::OrderForwarded, 2).await;
+    let dead = world.log.wait_for(EventType::OrderDeadLettered, 2).await;
+    let is_ready = |dead: &&std::sync::Arc<Recorded>| dead.envelope.external_order_id == "CR-ready";
+    world.retry_one(dead.iter().find(is_ready).unwrap(), &[]).await;
+    world.log.wait_for(EventType::OrderForwarded, 3).await;
+    let anew = order("CR-anew").replace("16.24", "26.24");
+    world.careem.post(&hub, &anew).await.event_id();
+    world.at_end(Ends::forwarded(4).dead_lettered(1)).await;
+}
