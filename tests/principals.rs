@@ -4,6 +4,7 @@
 //! one of the three, names a store in its header, in its body or in the document that is fetched for it, and is about an order of
 //! A, of B or of nobody.
 
+mod lists;
 mod numbers;
 
 use std::collections::BTreeMap;

@@ -62,6 +62,11 @@ impl Trouble {
         }
     }
 
+    /// Whether the next reading meets it again, until a person changes a setting.
+    pub(super) const fn is_lasting(&self) -> bool {
+        matches!(self, Self::Misconfigured(_))
+    }
+
     /// In words, without anything of an answer but its code.
     pub(super) fn message(&self) -> &str {
         match self {
@@ -87,6 +92,14 @@ pub(super) struct ListedOrder {
     pub(super) placed_at: Option<DateTime<Utc>>,
     /// The entry, as it stands in the answer.
     pub(super) entry: String,
+}
+
+/// What a list has.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    pub(super) orders: Vec<ListedOrder>,
+    /// Entries without an id.
+    pub(super) without_id: usize,
 }
 
 /// Of what lists are read.
@@ -153,10 +166,10 @@ impl<'a> Lists<'a> {
     }
 
     /// Every order of a list, in its order.
-    pub(super) async fn read(&mut self, place: &Place, list: &ListSpec) -> Result<Vec<ListedOrder>, Trouble> {
+    pub(super) async fn read(&mut self, place: &Place, list: &ListSpec) -> Result<Listing, Trouble> {
         let mut scope = place.scope.clone();
         self.say_times(&mut scope);
-        let (mut orders, mut next) = (Vec::new(), None::<String>);
+        let (mut listing, mut next) = (Listing::default(), None::<String>);
         for _ in 0..MAX_PAGES {
             let target = match &next {
                 None => RequestTarget::Path(&list.path),
@@ -164,10 +177,11 @@ impl<'a> Lists<'a> {
             };
             let body = self.ask(place, target, &mut scope).await?;
             let page = Page::read(&body, self.spec, list)?;
-            orders.extend(page.orders);
+            listing.orders.extend(page.orders);
+            listing.without_id += page.without_id;
             // A page that names itself would be read for ever.
             if page.next.is_none() || page.next == next {
-                return Ok(orders);
+                return Ok(listing);
             }
             next = page.next;
         }
@@ -262,6 +276,7 @@ fn document(body: &[u8]) -> Result<Document<'_>, Trouble> {
 /// One page of a list.
 struct Page {
     orders: Vec<ListedOrder>,
+    without_id: usize,
     /// The parameter of the query for the next one.
     next: Option<String>,
 }
@@ -302,8 +317,9 @@ impl Page {
             count += 1;
             orders.extend(order(entry));
         }
-        if orders.len() < count {
-            let message = "an order of the provider's list has no id where the file says (reconcile.list.id)";
+        // If no entry has one, the file is wrong.
+        if orders.is_empty() && count > 0 {
+            let message = "the orders of the provider's list have no id where the file says (reconcile.list.id)";
             return Err(Trouble::Refused(message.into()));
         }
         let next = list.next.as_ref().and_then(|next| {
@@ -311,7 +327,12 @@ impl Page {
             let encoded = form_urlencoded::byte_serialize(token.as_bytes()).collect::<String>();
             Some(format!("{}={encoded}", next.query))
         });
-        Ok(Self { orders, next })
+        let without_id = count - orders.len();
+        Ok(Self {
+            orders,
+            without_id,
+            next,
+        })
     }
 }
 
@@ -363,6 +384,8 @@ mod tests {
         let spec = spec("delivery-hero");
         let read = |answer: &[u8]| Page::read(answer, &spec, &spec.lists[0]).map(|page| page.orders.len());
         assert_eq!(read(br#"{"orderIdentifiers": ["a", "b"], "count": 2}"#).unwrap(), 2);
+        let page = Page::read(br#"{"orderIdentifiers": [null, "a", {}]}"#, &spec, &spec.lists[0]).unwrap();
+        assert_eq!((page.orders.len(), page.without_id), (1, 2));
         for (answer, label) in [
             (&br#"{"orders": []}"#[..], "refused"),
             (br#"{"orderIdentifiers": [null]}"#, "refused"),

@@ -25,6 +25,8 @@ pub(super) struct MissedWebhook {
     pub(super) path: String,
     pub(super) body: Bytes,
     pub(super) admission: Admission,
+    /// The store that it names.
+    pub(super) store: Option<String>,
 }
 
 /// Makes it, and checks it as the intake checks a webhook. `document` is the order's, as the provider wrote it.
@@ -52,6 +54,7 @@ pub(super) fn make(
     let uri: Uri = path.parse().map_err(|_| "its path is none".to_owned())?;
     let headers = HeaderMap::new();
     let request = Unverified::new(&Method::POST, None, &uri, &headers, &body);
+    let store = provider.store_ref(&request);
     let read = provider.read(&Verified::of_own_question(request));
     let admission = read.map_err(|refusal| refusal.to_string())?;
     if admission.webhook_type != said.webhook_type() {
@@ -61,7 +64,12 @@ pub(super) fn make(
             said.webhook_type()
         ));
     }
-    Ok(MissedWebhook { path, body, admission })
+    Ok(MissedWebhook {
+        path,
+        body,
+        admission,
+        store,
+    })
 }
 
 /// The document with null at these places, and otherwise byte for byte.

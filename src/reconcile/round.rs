@@ -1,36 +1,36 @@
 //! One reading of all lists of a provider: what is missing on the log goes onto it.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use chrono::{DateTime, TimeDelta, Utc};
-use uuid::Uuid;
+use chrono::{DateTime, Utc};
 
 use super::{
     Needs, Reconciler,
-    entries::{ListedOrder, Lists, Place, Trouble, placed_at},
-    made::{MissedWebhook, make},
+    entries::{ListedOrder, Lists, Place, Trouble},
     schedule::{Reason, RoundEnd},
     seen::{Said, Seen},
 };
 use crate::{
-    event::{Envelope, EventType, NewEvent, Principal, Recorded, RequestFacts, WebhookOrigin, stage::PUSH},
+    event::stage::PUSH,
     fault_injection::time,
-    json::scan::Document,
-    provider::outbound::{
-        ReconcileSpec,
-        reconcile::{ListOf, WebhookMade},
-    },
+    provider::outbound::{ReconcileSpec, reconcile::ListOf},
     registry::Enabled,
     remote::Remote,
-    telemetry::trace_context,
 };
 
-/// If the lists of so many branches one after the other cannot be read, the reading ends: the provider is away.
+mod taking;
+
+/// If the lists of so many branches one after the other cannot be read, the reading ends: the provider is away, or takes none of our
+/// questions. The next reading begins behind them.
 const FAILING_BRANCHES: u32 = 3;
+/// If so many documents of one list one after the other cannot be had, the list is left for now. The next reading asks for them last.
+const FAILING_ENTRIES: usize = 3;
+/// The same, where the provider refuses them.
+const REFUSED_ENTRIES: usize = 20;
 /// Most orders of which it is remembered what only their documents say, and most that are missed.
 const MAX_REMEMBERED: usize = 100_000;
 
@@ -43,6 +43,10 @@ pub(super) struct State {
     placed: HashMap<String, DateTime<Utc>>,
     /// When what is missing was missed first.
     missed: HashMap<(String, bool), Instant>,
+    /// Orders that were skipped in the last readings, by their names in the list.
+    skipped: HashSet<String>,
+    /// The branch behind which the next reading begins: the last one that a reading which ended early asked for.
+    ended_at: Option<String>,
 }
 
 impl State {
@@ -53,6 +57,8 @@ impl State {
             names: HashMap::new(),
             placed: HashMap::new(),
             missed: HashMap::new(),
+            skipped: HashSet::new(),
+            ended_at: None,
         }
     }
 
@@ -70,6 +76,13 @@ impl State {
             self.placed.clear();
         }
         self.placed.extend(placed_at.map(|at| (listed.to_owned(), at)));
+    }
+
+    fn skip(&mut self, listed: &str) {
+        if self.skipped.len() >= MAX_REMEMBERED {
+            self.skipped.clear();
+        }
+        self.skipped.insert(listed.to_owned());
     }
 
     fn name(&mut self, listed: &str, name: &str) {
@@ -140,37 +153,34 @@ impl Reconciler {
 impl Round<'_> {
     /// Reads every list.
     pub(super) async fn run(mut self, state: &mut State) -> RoundEnd {
-        let places = match self.spec.of {
-            ListOf::Provider => vec![Place::of(None)],
-            ListOf::Branch => {
-                let branches = self.needs.branches.active(&self.enabled.name);
-                branches.iter().map(|branch| Place::of(Some(branch))).collect()
-            }
-        };
-        let (mut outcome, mut failing) = ("complete", 0);
-        for place in places {
+        let (mut outcome, mut is_complete, mut failing) = ("complete", true, 0);
+        for place in self.places(state) {
             if !self.needs.journal.roles().all().contains(&PUSH.name) {
-                outcome = "handed_over";
+                (outcome, is_complete) = ("handed_over", false);
                 break;
             }
-            let ended = self.of_place(&place, state).await;
-            match ended {
-                Ok(()) => failing = 0,
+            match self.of_place(&place, state).await {
+                Ok(None) => failing = 0,
+                Ok(Some(skipped)) => {
+                    outcome = skipped.label();
+                    is_complete &= skipped.is_lasting();
+                    failing = 0;
+                }
                 Err(Stop::Trouble(trouble)) => {
                     outcome = trouble.label();
-                    failing += 1;
-                    tracing::warn!(
-                        provider = &*self.enabled.name,
-                        branch = place.branch,
-                        error = trouble.message(),
-                        "cannot read the provider's list of orders; it is read again later"
-                    );
+                    self.note_trouble(&place, &trouble);
+                    // Without a setting of the branch nothing was asked for: that says nothing of the provider.
+                    if trouble.is_lasting() {
+                        continue;
+                    }
+                    (is_complete, failing) = (false, failing + 1);
                     if failing >= FAILING_BRANCHES {
+                        state.ended_at.clone_from(&place.branch);
                         break;
                     }
                 }
                 Err(Stop::Log(error)) => {
-                    outcome = "log";
+                    (outcome, is_complete) = ("log", false);
                     tracing::warn!(
                         provider = &*self.enabled.name,
                         error = format!("{error:#}"),
@@ -180,11 +190,10 @@ impl Round<'_> {
                 }
             }
         }
-        let is_complete = outcome == "complete";
         let provider = &self.enabled.name;
         metrics::counter!("reconciliation_readings_total", "provider" => Arc::clone(provider), "outcome" => outcome)
             .increment(1);
-        if is_complete {
+        if outcome == "complete" {
             metrics::gauge!("reconciliation_last_complete_timestamp_seconds", "provider" => Arc::clone(provider))
                 .set(Utc::now().timestamp() as f64);
         }
@@ -194,12 +203,42 @@ impl Round<'_> {
         }
     }
 
-    /// Every list of a branch, or of the provider. What was placed earlier goes first.
-    async fn of_place(&mut self, place: &Place, state: &mut State) -> Result<(), Stop> {
+    /// Of what lists are read, in their order. A reading that follows one which ended early begins behind the place where that one
+    /// ended: branches that cannot be read do not keep those behind them out.
+    fn places(&self, state: &mut State) -> Vec<Place> {
+        if self.spec.of == ListOf::Provider {
+            return vec![Place::of(None)];
+        }
+        let branches = self.needs.branches.active(&self.enabled.name);
+        let mut places: Vec<Place> = branches.iter().map(|branch| Place::of(Some(branch))).collect();
+        if let Some(ended_at) = state.ended_at.take()
+            && let Some(last) = places.iter().position(|place| place.branch.as_ref() == Some(&ended_at))
+        {
+            places.rotate_left(last + 1);
+        }
+        places
+    }
+
+    fn note_trouble(&self, place: &Place, trouble: &Trouble) {
+        tracing::warn!(
+            provider = &*self.enabled.name,
+            branch = place.branch,
+            error = trouble.message(),
+            "cannot read the provider's list of orders; it is read again later"
+        );
+    }
+
+    /// Every list of a branch, or of the provider. What was placed earlier goes first. Returns why entries were skipped, if some
+    /// were: they keep no other entry out.
+    async fn of_place(&mut self, place: &Place, state: &mut State) -> Result<Option<Trouble>, Stop> {
         let mut orders: Vec<ListedOrder> = Vec::new();
         let mut places: HashMap<String, usize> = HashMap::new();
         for list in &self.spec.lists {
-            for order in self.lists.read(place, list).await? {
+            let listing = self.lists.read(place, list).await?;
+            for _ in 0..listing.without_id {
+                self.note_unreadable("", "it has no id where the file says (reconcile.list.id)");
+            }
+            for order in listing.orders {
                 match places.get(&order.id) {
                     Some(at) => orders[*at].is_cancelled |= order.is_cancelled,
                     None => {
@@ -209,202 +248,59 @@ impl Round<'_> {
                 }
             }
         }
-        orders.sort_by_key(|order| order.placed_at);
-        let mut missing: Vec<_> = orders.into_iter().filter(|order| !is_seen(order, state)).collect();
-        if missing.is_empty() {
-            return Ok(());
+        orders.sort_by_key(|order| (state.skipped.contains(&order.id), order.placed_at));
+        let branch = place.branch.as_deref();
+        orders.retain(|order| !is_seen(order, branch, state));
+        if orders.is_empty() {
+            return Ok(None);
         }
         // Webhooks may have come while the lists were read.
         state.seen.catch_up(self.needs.journal.connection()).await?;
-        missing.retain(|order| !is_seen(order, state));
-        for order in missing {
-            self.take_in(place, &order, state).await?;
-        }
-        Ok(())
+        orders.retain(|order| !is_seen(order, branch, state));
+        self.take_in_all(place, &orders, state).await
     }
 
-    /// Takes in what the log lacks of an order.
-    async fn take_in(&mut self, place: &Place, order: &ListedOrder, state: &mut State) -> Result<(), Stop> {
-        let mut name = state.names.get(&order.id).cloned().unwrap_or_else(|| order.id.clone());
-        // Of an order that was announced lately a cancellation is remembered as well; of an older one it may have come.
-        let is_recent = state.seen.has(&name, Said::Created);
-        let placed_at = order.placed_at.or_else(|| state.placed.get(&order.id).copied());
-        if !is_recent && (placed_at.is_some_and(|at| at < self.since) || self.is_remembered(&name).await?) {
-            return Ok(());
-        }
-        let is_announced = is_recent;
-        if is_announced && (!order.is_cancelled || state.seen.has(&name, Said::Cancelled)) {
-            return Ok(());
-        }
-        let wanted = if is_announced { Said::Cancelled } else { Said::Created };
-        if self.is_young(order, wanted, state) {
-            self.is_deferred = true;
-            return Ok(());
-        }
-        let document = match self.document(place, order, wanted).await? {
-            Some(document) => document,
-            None => order.entry.clone(),
-        };
-        if !is_announced {
-            match self.announce(place, (order, &document), &name, state).await? {
-                Some(own) => name = own,
-                None => return Ok(()),
-            }
-        }
-        let cancelled = self.spec.cancelled.as_ref().filter(|_| order.is_cancelled);
-        if let Some(cancelled) = cancelled
-            && !state.seen.has(&name, Said::Cancelled)
-            && let Some(webhook) = self.make(place, &name, (cancelled, Said::Cancelled), &document)
-        {
-            self.append(webhook, Said::Cancelled, state).await?;
-        }
-        Ok(())
-    }
-
-    /// Announces an order that the log does not have: what the order is called in its document; none where it is not wanted, or no
-    /// webhook can be made of it.
-    async fn announce(
-        &self,
+    /// Takes in what the log lacks of these orders, but for those that cannot be had; returns why some were skipped. If several
+    /// documents one after the other cannot be had now, the rest is left, too.
+    async fn take_in_all(
+        &mut self,
         place: &Place,
-        (order, document): (&ListedOrder, &str),
-        name: &str,
+        orders: &[ListedOrder],
         state: &mut State,
-    ) -> Result<Option<String>, Stop> {
-        let placed_at = order.placed_at.or_else(|| {
-            let document = Document::new(document.as_bytes()).ok()?;
-            placed_at(document, &self.spec.time)
-        });
-        state.place(&order.id, placed_at);
-        match placed_at {
-            None if !self.spec.time.is_empty() => {
-                // Without a time it may be of any day, also from before the hub.
-                self.note_unreadable(name, "it does not say when it was placed (reconcile.time)");
-                return Ok(None);
+    ) -> Result<Option<Trouble>, Stop> {
+        let (mut skipped, mut unavailable, mut refused) = (None::<Trouble>, 0, 0);
+        for order in orders {
+            let trouble = match self.take_in(place, order, state).await {
+                Ok(()) => {
+                    (unavailable, refused) = (0, 0);
+                    state.skipped.remove(&order.id);
+                    continue;
+                }
+                Err(Stop::Trouble(trouble)) => trouble,
+                Err(stop) => return Err(stop),
+            };
+            self.note_unreadable(&order.id, trouble.message());
+            state.skip(&order.id);
+            match trouble {
+                Trouble::Unavailable(_) => unavailable += 1,
+                Trouble::Refused(_) => refused += 1,
+                Trouble::Misconfigured(_) => {}
             }
-            Some(at) if at < self.since => return Ok(None),
-            _ => {}
-        }
-        let Some(webhook) = self.make(place, name, (&self.spec.created, Said::Created), document) else {
-            return Ok(None);
-        };
-        let own = webhook.admission.external_order_id.clone();
-        state.name(&order.id, &own);
-        if state.seen.has(&own, Said::Created) {
-            return Ok(Some(own));
-        }
-        if self.is_remembered(&own).await? {
-            return Ok(None);
-        }
-        self.append(webhook, Said::Created, state).await?;
-        Ok(Some(own))
-    }
-
-    /// Whether the webhook of what is missing may still be on its way.
-    fn is_young(&self, order: &ListedOrder, wanted: Said, state: &mut State) -> bool {
-        let grace = TimeDelta::from_std(self.grace).unwrap_or(TimeDelta::MAX);
-        let is_old = wanted == Said::Created && order.placed_at.is_some_and(|at| Utc::now() - at >= grace);
-        !is_old && !state.is_missed_for(&order.id, wanted, self.grace)
-    }
-
-    /// Whether the memory of orders knows an order that was announced before what is read back of webhooks.
-    async fn is_remembered(&self, order: &str) -> anyhow::Result<bool> {
-        let about = Recorded::sample(&self.enabled.name, order, Said::Created.webhook_type(), b"", Utc::now());
-        Ok(!self.needs.orders.announcements(&about).await?.is_empty())
-    }
-
-    /// The order's document, where it has to be asked for; none where what the list says is enough.
-    async fn document(&mut self, place: &Place, order: &ListedOrder, wanted: Said) -> Result<Option<String>, Trouble> {
-        let created = Some(&self.spec.created).filter(|_| wanted == Said::Created);
-        let cancelled = self.spec.cancelled.as_ref().filter(|_| order.is_cancelled);
-        let is_needed = created.into_iter().chain(cancelled).any(|made| made.needs_document);
-        if !is_needed || self.spec.order.is_none() {
-            return Ok(None);
-        }
-        self.lists.document(place, &order.id).await.map(Some)
-    }
-
-    /// The webhook; none if the provider's list has something that can be none.
-    fn make(&self, place: &Place, order: &str, made: (&WebhookMade, Said), document: &str) -> Option<MissedWebhook> {
-        let mut scope = place.scope.clone();
-        scope.0.insert("external_id".into(), order.into());
-        scope.0.insert("base_url".into(), self.lists.base_url().into());
-        match make(&*self.enabled.provider, made, scope, document) {
-            Ok(webhook) => Some(webhook),
-            Err(why) => {
-                self.note_unreadable(order, &why);
-                None
+            if unavailable >= FAILING_ENTRIES || refused >= REFUSED_ENTRIES {
+                return Err(trouble.into());
+            }
+            // What may be different the next time decides whether the reading is complete.
+            if skipped.as_ref().is_none_or(Trouble::is_lasting) {
+                skipped = Some(trouble);
             }
         }
-    }
-
-    fn note_unreadable(&self, order: &str, why: &str) {
-        let provider = &self.enabled.name;
-        metrics::counter!("reconciliation_unreadable_total", "provider" => Arc::clone(provider)).increment(1);
-        tracing::warn!(
-            provider = &**provider,
-            order_id = order,
-            error = why,
-            "an order that never came is in the provider's list, and no webhook can be made of it"
-        );
-    }
-
-    /// Puts what never came onto the log.
-    async fn append(&self, webhook: MissedWebhook, said: Said, state: &mut State) -> Result<(), Stop> {
-        let order = webhook.admission.external_order_id.clone();
-        let event = event(&self.enabled.name, webhook, Utc::now());
-        let at = event.envelope.time;
-        let appended = self.needs.journal.accept(event).await.map_err(anyhow::Error::from)?;
-        state.seen.note(&order, said, at);
-        if appended.duplicate {
-            return Ok(());
-        }
-        let provider = &self.enabled.name;
-        metrics::counter!("reconciliation_found_total", "provider" => Arc::clone(provider), "type" => said.webhook_type())
-            .increment(1);
-        tracing::warn!(
-            provider = &**provider,
-            order_id = order,
-            webhook_type = said.webhook_type(),
-            sequence = appended.sequence,
-            "a webhook never came; the provider's list has what it would have said, which is taken in"
-        );
-        Ok(())
+        Ok(skipped)
     }
 }
 
 /// Whether webhooks on the log say all that a list says of an order.
-fn is_seen(order: &ListedOrder, state: &State) -> bool {
+fn is_seen(order: &ListedOrder, branch: Option<&str>, state: &State) -> bool {
     let name = state.names.get(&order.id).unwrap_or(&order.id);
-    state.seen.has(name, Said::Created) && (!order.is_cancelled || state.seen.has(name, Said::Cancelled))
-}
-
-/// The event that such a webhook becomes. It has no sender but the hub.
-fn event(provider: &Arc<str>, webhook: MissedWebhook, now: DateTime<Utc>) -> NewEvent {
-    let MissedWebhook { path, body, admission } = webhook;
-    NewEvent {
-        envelope: Envelope {
-            id: admission.event_id,
-            event_type: EventType::WebhookReceived,
-            root_id: admission.event_id,
-            cause_id: None,
-            cause_sequence: None,
-            provider: Arc::clone(provider),
-            external_order_id: admission.external_order_id,
-            webhook_type: admission.webhook_type.into_owned(),
-            branch: None,
-            principal: Principal::provider(),
-            time: now,
-            received_at: now,
-            request_id: Uuid::new_v4().to_string(),
-            traceparent: Some(trace_context::of(&axum::http::HeaderMap::new())),
-            request: Some(RequestFacts {
-                method: "POST".into(),
-                path,
-                origin: Some(WebhookOrigin::Reconciled),
-                ..RequestFacts::default()
-            }),
-            idempotency_key: None,
-        },
-        payload: body,
-    }
+    let has = |said| state.seen.has(name, said, branch);
+    has(Said::Created) && (!order.is_cancelled || has(Said::Cancelled))
 }

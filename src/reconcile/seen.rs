@@ -1,5 +1,8 @@
 //! Which orders of a provider the log announces or cancels, as its `webhook.received` say: they are there before anything came of
 //! them, however long that takes. Read back as far as a list may reach, then followed from reading to reading.
+//!
+//! What counts depends on who proved it. A webhook that was proven by a branch's secret counts for that branch's list alone: another
+//! branch's order may have the same number. A webhook with an observed signature counts for no list: anyone may have sent it.
 
 use std::{
     collections::HashMap,
@@ -60,7 +63,7 @@ pub(super) struct Webhooks {
 pub(super) struct Seen {
     subjects: String,
     hasher: RandomState,
-    /// By a hash of the order and what is said of it, when it came.
+    /// By a hash of the principal's branch, the order and what is said of it, when it came.
     webhooks: HashMap<u64, DateTime<Utc>>,
     /// Sequence after which the log is read on; none where it was not read.
     position: Option<u64>,
@@ -95,14 +98,15 @@ impl Seen {
         })
     }
 
-    /// Whether the log says this of an order, as far back as a list reaches.
-    pub(super) fn has(&self, order: &str, said: Said) -> bool {
-        self.webhooks.contains_key(&self.print(order, said.webhook_type()))
+    /// Whether the log says this of an order in a branch's list, as far back as a list reaches. The provider says it, or the branch.
+    pub(super) fn has(&self, order: &str, said: Said, branch: Option<&str>) -> bool {
+        let knows = |of: Option<&str>| self.webhooks.contains_key(&self.print(of, order, said.webhook_type()));
+        knows(None) || (branch.is_some() && knows(branch))
     }
 
-    /// It says so now.
+    /// The provider's list says so now, and so does the log.
     pub(super) fn note(&mut self, order: &str, said: Said, at: DateTime<Utc>) {
-        let print = self.print(order, said.webhook_type());
+        let print = self.print(None, order, said.webhook_type());
         self.webhooks.insert(print, at);
     }
 
@@ -147,16 +151,20 @@ impl Seen {
 
     fn read(&mut self, event: &Recorded) {
         let envelope = &event.envelope;
-        let print = self.print(&envelope.external_order_id, &envelope.webhook_type);
-        self.webhooks.insert(print, envelope.time);
         let origin = envelope.request.as_ref().and_then(|request| request.origin);
+        if origin == Some(WebhookOrigin::Observed) {
+            return;
+        }
+        let branch = envelope.principal.branch().map(|branch| &**branch);
+        let print = self.print(branch, &envelope.external_order_id, &envelope.webhook_type);
+        self.webhooks.insert(print, envelope.time);
         if origin != Some(WebhookOrigin::Reconciled) {
             self.last = self.last.max(Some(envelope.time));
         }
     }
 
-    fn print(&self, order: &str, webhook_type: &str) -> u64 {
-        self.hasher.hash_one((order, webhook_type))
+    fn print(&self, branch: Option<&str>, order: &str, webhook_type: &str) -> u64 {
+        self.hasher.hash_one((branch, order, webhook_type))
     }
 
     fn tidy(&mut self, now: DateTime<Utc>) {
@@ -183,4 +191,45 @@ fn time_of_first(entries: &[Entry]) -> Option<DateTime<Utc>> {
         Entry::Unreadable { .. } => Utc::now(),
     };
     entries.first().map(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Principal;
+
+    fn webhook(order: &str, branch: Option<&str>, origin: Option<WebhookOrigin>) -> Recorded {
+        let mut event = Recorded::sample("uber-eats", order, ORDER_CREATED, b"{}", Utc::now());
+        if let Some(branch) = branch {
+            event.envelope.principal = Principal::branch_alone(branch);
+        }
+        event.envelope.request.as_mut().unwrap().origin = origin;
+        event
+    }
+
+    #[test]
+    fn who_proved_a_webhook_decides_for_which_list_it_counts() {
+        let mut seen = Seen::new("uber-eats");
+        seen.read(&webhook("of-provider", None, None));
+        seen.read(&webhook("of-a", Some("a"), None));
+        let last = seen.webhooks.len();
+        seen.read(&webhook("of-anyone", None, Some(WebhookOrigin::Observed)));
+        assert_eq!(seen.webhooks.len(), last);
+        let has = |order: &str| ["a", "b"].map(|branch| seen.has(order, Said::Created, Some(branch)));
+        assert_eq!(has("of-provider"), [true, true]);
+        assert_eq!(has("of-a"), [true, false]);
+        assert_eq!(has("of-anyone"), [false, false]);
+        // The list of a provider as a whole does not say which branch it means.
+        assert!(seen.has("of-provider", Said::Created, None) && !seen.has("of-a", Said::Created, None));
+    }
+
+    #[test]
+    fn an_observed_webhook_is_not_the_providers_last_one() {
+        let mut seen = Seen::new("uber-eats");
+        seen.read(&webhook("1", None, Some(WebhookOrigin::Observed)));
+        assert_eq!(seen.last, None);
+        let sent = webhook("2", None, None);
+        seen.read(&sent);
+        assert_eq!(seen.last, Some(sent.envelope.time));
+    }
 }
