@@ -146,7 +146,7 @@ impl Transform {
             true => thin::webhook(received, &self.log).await?,
             false => None,
         };
-        let fact = match reading.meaning(received, webhook) {
+        let mut fact = match reading.meaning(received, webhook) {
             Meaning::Menu(word) => return self.menu_result(received, now, word).await,
             Meaning::End(end) => return Ok(ended(received, now, end)),
             Meaning::News(fact) => fact,
@@ -154,6 +154,7 @@ impl Transform {
         if let Err(why) = self.claims(received, &fact).await? {
             return Ok(not_yours(received, &why));
         }
+        self.settle_store(received, &mut fact);
         match reading.before_branch(received, &fact) {
             BeforeBranch::Fetch => return Ok(thin::fetch(received, now)),
             BeforeBranch::End(end) => return Ok(ended(received, now, end)),

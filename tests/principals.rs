@@ -89,8 +89,10 @@ const NOT_YOURS: End = End::Dead("NOT_YOURS");
 /// Proven by; named in the header, in the body; what becomes of it.
 type Named = (Who, Option<Who>, Option<Who>, End);
 
-const ANNOUNCEMENTS: [Named; 15] = [
+const ANNOUNCEMENTS: [Named; 17] = [
     (Platform, Some(A), None, End::For(A)),
+    (Platform, Some(A), Some(B), End::For(B)),
+    (Platform, Some(B), Some(A), End::For(A)),
     (Platform, Some(B), None, End::For(B)),
     (Platform, None, Some(B), End::For(B)),
     (Platform, None, None, End::Dead("BRANCH_NOT_FOUND")),
@@ -110,7 +112,9 @@ const ANNOUNCEMENTS: [Named; 15] = [
 /// Proven by; named in the header, in the body; whose order it is about, the platform stands for nobody's.
 type News = (Who, Option<Who>, Option<Who>, Who, End);
 
-const NEWS: [News; 13] = [
+const NEWS: [News; 15] = [
+    (Platform, Some(A), Some(B), B, End::For(B)),
+    (Platform, Some(A), Some(B), Platform, End::For(B)),
     (Platform, Some(A), None, A, End::For(A)),
     (Platform, Some(B), None, B, End::For(B)),
     (Platform, None, None, B, End::For(B)),
@@ -141,7 +145,9 @@ const MENU_RESULTS: [Named; 8] = [
 /// Proven by; named in the header, in the webhook, in the document that is fetched; whether it is fetched.
 type Thin = (Who, Option<Who>, Option<Who>, Option<Who>, End, bool);
 
-const THIN: [Thin; 9] = [
+const THIN: [Thin; 11] = [
+    (Platform, Some(A), Some(B), Some(B), End::For(B), true),
+    (Platform, Some(A), None, Some(B), End::For(B), true),
     (Platform, None, Some(A), Some(A), End::For(A), true),
     (Platform, None, Some(B), Some(B), End::For(B), true),
     (A, None, Some(A), Some(A), End::For(A), true),

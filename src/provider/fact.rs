@@ -17,7 +17,7 @@ use crate::{
 pub struct Fact {
     /// The provider's own time of it, where it sent one.
     pub timestamp: Option<DateTime<Utc>>,
-    /// The store that the payload names, where it does; the merchant header goes before it.
+    /// The store that it is for: the merchant header's, else the payload's. [`Self::stands_for`] corrects it.
     pub store_ref: Option<String>,
     /// All stores that it names, for a principal that may act for one of them only.
     pub stores: Stores,
@@ -36,6 +36,17 @@ pub struct Stores {
     pub of_payload: Option<String>,
     /// The document that was fetched for it.
     pub of_document: StoreOfDocument,
+}
+
+impl Stores {
+    /// The stores that are named elsewhere than in the header, those of the webhook itself first.
+    pub fn named(&self) -> impl Iterator<Item = &str> {
+        let of_document = match &self.of_document {
+            StoreOfDocument::Named(store) => Some(&**store),
+            StoreOfDocument::NotFetched | StoreOfDocument::Unnamed => None,
+        };
+        self.of_payload.as_deref().into_iter().chain(of_document)
+    }
 }
 
 /// The branch that a document names for its order.
@@ -60,6 +71,14 @@ pub struct Posted {
 }
 
 impl Fact {
+    /// It is for this store, whatever the merchant header says.
+    pub fn stands_for(&mut self, store: &str) {
+        self.store_ref = Some(store.to_owned());
+        if let Content::NewOrder(order) = &mut self.content {
+            order.store_ref.clone_from(&self.store_ref);
+        }
+    }
+
     /// What is posted of it; none if it is no news for the backend. The stage posts this, and `providers try` shows it.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use crate::{
     branches::BranchLookup,
     event::{NotYours, Principal, Recorded},
     order::body::BranchRef,
-    provider::{Content, Fact, StoreOfDocument},
+    provider::{Content, Fact, StoreOfDocument, merchant_header},
 };
 
 /// A branch that the webhook's principal may act for.
@@ -76,6 +76,40 @@ impl Transform {
         allow(&envelope.principal, claimed)
     }
 
+    /// Makes the store that a webhook names itself the one that counts. The merchant header is not signed: anyone who has a copy of a
+    /// webhook may send it again with another header. So the header counts only where the webhook, and the document that was fetched
+    /// for it, name no store of a known branch.
+    pub(super) fn settle_store(&self, received: &Recorded, fact: &mut Fact) {
+        let provider = &received.envelope.provider;
+        let Some(header) = merchant_header(&received.envelope) else {
+            return;
+        };
+        let known = fact
+            .stores
+            .named()
+            .find_map(|store| Some((store, self.branch_of_row(provider, store)?)));
+        let Some((store, branch)) = known else { return };
+        let by_header = self.branch_of_row(provider, header);
+        if by_header.is_some_and(|by_header| by_header.branch_id == branch.branch_id) {
+            return;
+        }
+        tracing::warn!(
+            provider = &**provider,
+            order_id = received.envelope.external_order_id,
+            request_id = received.envelope.request_id,
+            branch_id = branch.branch_id,
+            "the header x-merchant-id names another store than the webhook; the webhook's store counts"
+        );
+        let store = store.to_owned();
+        fact.stands_for(&store);
+    }
+
+    /// The branch with a row for this store, active or not.
+    fn branch_of_row(&self, provider: &str, store: &str) -> Option<BranchRef> {
+        let active = self.branches.known(provider, Some(store));
+        active.or_else(|| self.branches.inactive(provider, Some(store)))
+    }
+
     /// Whether all stores that a webhook names are its principal's. That one of them is decides nothing: the header is not
     /// signed, and a document was fetched with the platform's token. A document must name the order's branch.
     ///
@@ -86,10 +120,7 @@ impl Transform {
         if principal.branch().is_none() {
             return Ok(Ok(()));
         }
-        let known = |store: &str| {
-            let active = self.branches.known(provider, Some(store));
-            active.or_else(|| self.branches.inactive(provider, Some(store)))
-        };
+        let known = |store: &str| self.branch_of_row(provider, store);
         // A store that belongs to no branch may be the provider's own name for it.
         if let Some(branch) = fact.stores.of_payload.as_deref().and_then(known)
             && let Err(not_yours) = principal.may_act_for(&branch.branch_id)

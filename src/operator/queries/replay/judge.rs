@@ -2,6 +2,7 @@
 //! and nothing else.
 
 use bytes::Bytes;
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::readings::Readings;
@@ -211,7 +212,15 @@ pub(in crate::operator) fn now(readings: &Readings, pair: &Pair, logged: &Logged
     })
 }
 
-fn of_news(reading: Reading<'_>, input: Recorded, fact: Box<Fact>, logged: &Logged) -> Now {
+fn of_news(reading: Reading<'_>, input: Recorded, mut fact: Box<Fact>, logged: &Logged) -> Now {
+    // Which of the named stores has a branch is in the table; the log says what was found.
+    if let Some(store) = logged
+        .store
+        .as_deref()
+        .filter(|store| fact.stores.named().any(|named| named == *store))
+    {
+        fact.stands_for(store);
+    }
     match reading.before_branch(&input, &fact) {
         _ if logged.code() == NOT_YOURS => return Now::AsLogged(None),
         BeforeBranch::Fetch => return Now::Fetch,
@@ -254,6 +263,20 @@ impl Now {
     }
 }
 
+/// As much of a new order's body as says for which store it is.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct StoreOfBody {
+    transformed_order: StoreOfOrder,
+}
+
+/// The store of an order.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct StoreOfOrder {
+    store_ref: Option<String>,
+}
+
 /// An outcome of the log.
 #[derive(Debug)]
 pub(in crate::operator) struct Logged {
@@ -265,6 +288,8 @@ pub(in crate::operator) struct Logged {
     message: Option<String>,
     /// The branch that a body is for.
     branch: Option<BranchRef>,
+    /// The store that a new order is for.
+    store: Option<String>,
 }
 
 impl Logged {
@@ -276,9 +301,13 @@ impl Logged {
             reason: None,
             message: None,
             branch: None,
+            store: None,
         };
         match event_type {
             EventType::OrderTransformed => {
+                logged.store = serde_json::from_slice::<StoreOfBody>(&event.payload)
+                    .ok()
+                    .and_then(|body| body.transformed_order.store_ref);
                 logged.branch = body::summary(&event.payload).ok().map(|summary| BranchRef {
                     branch_id: summary.branch_id,
                     company_id: summary.company_id,
