@@ -9,7 +9,7 @@ use crate::harness::{
     World,
     at_end::Ends,
     backend::Answer,
-    careem::{change, order},
+    careem::{answer, change, http, order, sign},
     hub::Hub,
     ids,
 };
@@ -120,4 +120,79 @@ async fn another_instance_forwards() {
     assert!(posted.1 < LONG, "{:?}", posted.1);
     world.backend.release();
     world.at_end(Ends::forwarded(3)).await;
+}
+
+/// Repeats of a webhook that waits: one more may wait, the others are answered at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn few_repeats_of_a_webhook_wait() {
+    let world = World::new().await;
+    let hub = hub_that_waits(&world, LONG).await;
+    world.backend.hold();
+    let body = order(&ids("repeated", 1)[0]);
+    let first = posted(&world, &hub, &body);
+    let others = async {
+        world.backend.wait_for(1).await;
+        let (mut one, mut other) = (
+            Box::pin(posted(&world, &hub, &body)),
+            Box::pin(posted(&world, &hub, &body)),
+        );
+        tokio::select! {
+            at_once = &mut one => {
+                world.backend.release();
+                (at_once, other.await)
+            }
+            at_once = &mut other => {
+                world.backend.release();
+                (at_once, one.await)
+            }
+        }
+    };
+    let ((first, _), ((third, took), (second, _))) = tokio::join!(first, others);
+    assert!(took < LONG, "{took:?}");
+    assert_eq!((&first[2], &second[2]), (&json!("created"), &json!("created")));
+    assert_eq!(third, json!(["Webhook accepted", null, "accepted", true]));
+    world.at_end(Ends::forwarded(1)).await;
+}
+
+/// The holder of one branch's secret takes all places that it can get: the provider's own webhooks wait all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_branch_has_a_share_of_the_places() {
+    const SHARE: usize = 128;
+    let world = World::new().await;
+    let secret = "UPDATE branch_delivery_configs SET webhook_secret = 'secret-of-a'";
+    world.database.run(secret).await.unwrap();
+    let time = format!("{}ms", LONG.as_millis());
+    let settings = world.settings().set("CAREEM_RESPONSE_WAIT", time);
+    let hub = Hub::start(&settings.set("CAREEM_BRANCH_SECRETS", true)).await;
+    world.backend.hold();
+    let post = |id: &str| {
+        let body = order(id);
+        let post = http().post(format!("{}/api/webhooks/careem", hub.url()));
+        let post = post.header("x-careem-signature", sign("secret-of-a", body.as_bytes()));
+        post.header("x-merchant-id", "merchant-1").body(body)
+    };
+    let mut waiting = tokio::task::JoinSet::new();
+    for id in ids("place", SHARE) {
+        waiting.spawn(answer(post(&id)));
+    }
+    // Each had its place before it was on the log.
+    world.log.wait_for(EventType::WebhookReceived, SHARE).await;
+    let began = Instant::now();
+    let beyond = answer(post("CR-beyond-0")).await.unwrap();
+    assert!(began.elapsed() < LONG, "{beyond:?}");
+    assert_eq!(beyond.json()["data"]["status"], json!("accepted"));
+    let own = async {
+        let (said, _) = posted(&world, &hub, &order("CR-own-0")).await;
+        said
+    };
+    let release = async {
+        world.log.wait_for(EventType::WebhookReceived, SHARE + 2).await;
+        world.backend.release();
+    };
+    let (own, ()) = tokio::join!(own, release);
+    assert_eq!(own[2], json!("created"));
+    while let Some(answered) = waiting.join_next().await {
+        assert_eq!(answered.unwrap().unwrap().status, 200);
+    }
+    world.at_end(Ends::forwarded(SHARE + 2)).await;
 }

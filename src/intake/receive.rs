@@ -118,7 +118,7 @@ async fn accept(
         point,
         event,
     } = admit(intake, enabled, info, parts, (&buffered.bytes, sender.class)).await?;
-    let wait = waited::place(intake, enabled, &admission);
+    let wait = waited::place(intake, enabled, &admission, &event.envelope.principal);
     let appended = match intake.journal.accept(event).await {
         Ok(appended) => appended,
         Err(error) => {

@@ -6,8 +6,9 @@
 
 use std::{
     collections::HashMap,
+    hash::Hash,
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -18,12 +19,19 @@ use tokio::sync::oneshot;
 
 use super::{EntryState, Orders, lock};
 use crate::{
-    event::{Envelope, EventId, EventType, outcome::Ignored},
+    event::{Envelope, EventId, EventType, Principal, outcome::Ignored},
     journal::read::event_at,
 };
 
 /// Most requests that wait at a time. Each holds its connection and about a kilobyte; one more is answered without waiting.
 const MAX_WAITING: usize = 1024;
+/// Most of one provider.
+const MAX_OF_PROVIDER: usize = 768;
+/// Most of them that branches of one provider proved by secrets of their own, and most of one such branch.
+const MAX_OF_BRANCHES: usize = 512;
+const MAX_OF_BRANCH: usize = 128;
+/// Most with the same webhook: it and one repeat.
+const MAX_OF_WEBHOOK: usize = 2;
 /// How often the log is read while a request waits.
 pub(super) const WATCH_EVERY: Duration = Duration::from_millis(20);
 
@@ -72,7 +80,73 @@ fn outcome_of(envelope: &Envelope, payload: &[u8]) -> Option<WebhookOutcome> {
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     count: AtomicUsize,
-    by_webhook: Mutex<HashMap<EventId, Vec<oneshot::Sender<WebhookOutcome>>>>,
+    places: Mutex<Places>,
+}
+
+/// Their places.
+#[derive(Debug, Default)]
+struct Places {
+    by_webhook: HashMap<EventId, Vec<oneshot::Sender<WebhookOutcome>>>,
+    of_provider: HashMap<Arc<str>, usize>,
+    /// Of webhooks that branches proved.
+    of_branches: HashMap<Arc<str>, usize>,
+    of_branch: HashMap<(Arc<str>, Arc<str>), usize>,
+}
+
+/// Who takes a place.
+#[derive(Debug, Clone)]
+struct Taker {
+    provider: Arc<str>,
+    branch: Option<Arc<str>>,
+}
+
+impl Places {
+    /// Whether one more may wait.
+    fn have_room(&self, webhook: EventId, taker: &Taker) -> bool {
+        fn held<K: Eq + Hash>(counts: &HashMap<K, usize>, key: &K) -> usize {
+            counts.get(key).copied().unwrap_or_default()
+        }
+        let same = self.by_webhook.get(&webhook).map_or(0, Vec::len);
+        let of_branches = |branch: &Arc<str>| {
+            let key = (Arc::clone(&taker.provider), Arc::clone(branch));
+            held(&self.of_branches, &taker.provider) < MAX_OF_BRANCHES && held(&self.of_branch, &key) < MAX_OF_BRANCH
+        };
+        same < MAX_OF_WEBHOOK
+            && held(&self.of_provider, &taker.provider) < MAX_OF_PROVIDER
+            && taker.branch.as_ref().is_none_or(of_branches)
+    }
+
+    fn take(&mut self, webhook: EventId, taker: &Taker, sender: oneshot::Sender<WebhookOutcome>) {
+        self.by_webhook.entry(webhook).or_default().push(sender);
+        *self.of_provider.entry(Arc::clone(&taker.provider)).or_default() += 1;
+        if let Some(branch) = &taker.branch {
+            *self.of_branches.entry(Arc::clone(&taker.provider)).or_default() += 1;
+            let key = (Arc::clone(&taker.provider), Arc::clone(branch));
+            *self.of_branch.entry(key).or_default() += 1;
+        }
+    }
+
+    fn give_up(&mut self, webhook: EventId, taker: &Taker) {
+        fn one_less<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
+            if let Some(count) = counts.get_mut(key) {
+                *count -= 1;
+                if *count == 0 {
+                    counts.remove(key);
+                }
+            }
+        }
+        if let Some(others) = self.by_webhook.get_mut(&webhook) {
+            others.retain(|one| !one.is_closed());
+            if others.is_empty() {
+                self.by_webhook.remove(&webhook);
+            }
+        }
+        one_less(&mut self.of_provider, &taker.provider);
+        if let Some(branch) = &taker.branch {
+            one_less(&mut self.of_branches, &taker.provider);
+            one_less(&mut self.of_branch, &(Arc::clone(&taker.provider), Arc::clone(branch)));
+        }
+    }
 }
 
 impl Waiting {
@@ -89,23 +163,25 @@ impl Waiting {
         let Some(outcome) = outcome_of(envelope, payload) else {
             return;
         };
-        let waiting = lock(&self.by_webhook).remove(&envelope.root_id);
+        let waiting = lock(&self.places).by_webhook.remove(&envelope.root_id);
         for one in waiting.unwrap_or_default() {
             // A request that has gone meanwhile needs no outcome.
             let _ = one.send(outcome.clone());
         }
     }
 
-    fn add(&self, webhook: EventId) -> Option<OutcomeWait<'_>> {
-        let one_more = |count: usize| (count < MAX_WAITING).then_some(count + 1);
-        self.count
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more)
-            .ok()?;
+    fn add(&self, webhook: EventId, taker: Taker) -> Option<OutcomeWait<'_>> {
+        let mut places = lock(&self.places);
+        if self.count.load(Ordering::SeqCst) >= MAX_WAITING || !places.have_room(webhook, &taker) {
+            return None;
+        }
+        self.count.fetch_add(1, Ordering::SeqCst);
         let (sender, outcome) = oneshot::channel();
-        lock(&self.by_webhook).entry(webhook).or_default().push(sender);
+        places.take(webhook, &taker, sender);
         Some(OutcomeWait {
             waiting: self,
             webhook,
+            taker,
             outcome,
         })
     }
@@ -116,6 +192,7 @@ impl Waiting {
 pub struct OutcomeWait<'a> {
     waiting: &'a Waiting,
     webhook: EventId,
+    taker: Taker,
     outcome: oneshot::Receiver<WebhookOutcome>,
 }
 
@@ -130,14 +207,7 @@ impl OutcomeWait<'_> {
 impl Drop for OutcomeWait<'_> {
     fn drop(&mut self) {
         self.outcome.close();
-        let mut by_webhook = lock(&self.waiting.by_webhook);
-        if let Some(others) = by_webhook.get_mut(&self.webhook) {
-            others.retain(|one| !one.is_closed());
-            if others.is_empty() {
-                by_webhook.remove(&self.webhook);
-            }
-        }
-        drop(by_webhook);
+        lock(&self.waiting.places).give_up(self.webhook, &self.taker);
         self.waiting.count.fetch_sub(1, Ordering::SeqCst);
     }
 }
@@ -152,11 +222,15 @@ pub enum EarlierOutcome {
 }
 
 impl Orders {
-    /// A place among the requests that wait for an outcome; none if there are `MAX_WAITING`. To be taken before the webhook is appended:
-    /// what is on the log then cannot be missed.
-    pub fn wait_for(&self, webhook: EventId) -> Option<OutcomeWait<'_>> {
+    /// A place among the requests that wait for an outcome; none if there are `MAX_WAITING`, or if the principal or the webhook has
+    /// its share of them. To be taken before the webhook is appended: what is on the log then cannot be missed.
+    pub fn wait_for(&self, webhook: EventId, provider: &Arc<str>, principal: &Principal) -> Option<OutcomeWait<'_>> {
         let was_any = self.waiting.is_any();
-        let place = self.waiting.add(webhook);
+        let taker = Taker {
+            provider: Arc::clone(provider),
+            branch: principal.branch().cloned(),
+        };
+        let place = self.waiting.add(webhook, taker);
         if !was_any {
             self.wanted.notify_one();
         }
@@ -200,15 +274,46 @@ impl Orders {
 mod tests {
     use super::*;
 
+    fn taker(provider: &str, branch: Option<&str>) -> Taker {
+        Taker {
+            provider: provider.into(),
+            branch: branch.map(Arc::from),
+        }
+    }
+
+    /// Takes places for webhooks of their own, from this number on, until there is none.
+    fn take_all<'a>(waiting: &'a Waiting, by: &Taker, numbers: &mut std::ops::RangeFrom<u64>) -> Vec<OutcomeWait<'a>> {
+        let one = |number| waiting.add(EventId::of_unreadable(number), by.clone());
+        numbers.map_while(one).collect()
+    }
+
     #[test]
-    fn places_are_limited_and_given_up() {
-        let waiting = Waiting::default();
-        let webhook = EventId::of_unreadable(1);
-        let places: Vec<_> = (0..MAX_WAITING).map(|_| waiting.add(webhook).unwrap()).collect();
-        assert!(waiting.add(webhook).is_none());
-        drop(places);
+    fn places_are_limited_by_who_takes_them_and_given_up() {
+        let (waiting, mut numbers) = (Waiting::default(), 1..);
+        let mut take = |provider, branch| take_all(&waiting, &taker(provider, branch), &mut numbers);
+        let of_branches: Vec<_> = ["a", "b", "c", "d", "e"]
+            .map(|branch| take("careem", Some(branch)))
+            .into();
+        let counts: Vec<_> = of_branches.iter().map(Vec::len).collect();
+        assert_eq!(counts, [128, 128, 128, 128, 0]);
+        let own = take("careem", None);
+        assert_eq!(own.len(), MAX_OF_PROVIDER - MAX_OF_BRANCHES);
+        let others = take("talabat", None);
+        assert_eq!(others.len(), MAX_WAITING - MAX_OF_PROVIDER);
+        drop((of_branches, own, others));
         assert!(!waiting.is_any());
-        assert!(lock(&waiting.by_webhook).is_empty());
-        assert!(waiting.add(webhook).is_some());
+        let places = lock(&waiting.places);
+        assert!(places.by_webhook.is_empty() && places.of_provider.is_empty());
+        assert!(places.of_branches.is_empty() && places.of_branch.is_empty());
+    }
+
+    #[test]
+    fn one_repeat_of_a_webhook_waits() {
+        let waiting = Waiting::default();
+        let add = || waiting.add(EventId::of_unreadable(1), taker("careem", None));
+        let (first, second) = (add(), add());
+        assert!(first.is_some() && second.is_some() && add().is_none());
+        drop(first);
+        assert!(add().is_some());
     }
 }

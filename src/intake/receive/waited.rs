@@ -9,6 +9,7 @@ use axum::{body::Body, http::Response};
 
 use super::{RequestInfo, answer::contract_answer};
 use crate::{
+    event::Principal,
     intake::Intake,
     journal::Appended,
     memory::{EarlierOutcome, OutcomeWait, WebhookOutcome},
@@ -22,11 +23,17 @@ pub(super) struct ResponseWait<'a> {
     place: OutcomeWait<'a>,
 }
 
-/// A place to wait at; none if the provider's answers do not wait, or too many requests wait already. Taken before the webhook is
+/// A place to wait at; none if the provider's answers do not wait, or too many requests wait already: in all, of this principal, or with
+/// this webhook. Taken before the webhook is
 /// appended.
-pub(super) fn place<'a>(intake: &'a Intake, enabled: &Enabled, admission: &Admission) -> Option<ResponseWait<'a>> {
+pub(super) fn place<'a>(
+    intake: &'a Intake,
+    enabled: &Enabled,
+    admission: &Admission,
+    principal: &Principal,
+) -> Option<ResponseWait<'a>> {
     let time = enabled.response_wait?;
-    let place = intake.orders.wait_for(admission.event_id);
+    let place = intake.orders.wait_for(admission.event_id, &enabled.name, principal);
     if place.is_none() {
         count(enabled, "full");
     }
