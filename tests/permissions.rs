@@ -342,6 +342,34 @@ async fn a_subscriber_only_listens() {
     world.at_end(Ends::forwarded(2)).await;
 }
 
+/// Events with the webhook as it came, the facts of its request, or an operator's name are not for subscribers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscriber_receives_nothing_of_requests_and_operators() {
+    let nats = Nats::start().await;
+    let hub = nats.connect("hub").await;
+    let user = Tried::by(&nats, "subscriber").await;
+    let mut orders = user.client.subscribe("orders.>").await.unwrap();
+    let mut wild = user.client.subscribe("orders.*.careem.>").await.unwrap();
+    user.client.flush().await.unwrap();
+    for what in [
+        "fetch_requested",
+        "fetch_failed",
+        "fetched",
+        "retry_requested",
+        "transformed",
+    ] {
+        let subject = format!("orders.{what}.careem._.p00");
+        hub.publish(subject, "{}".into()).await.unwrap();
+    }
+    hub.flush().await.unwrap();
+    for heard in [&mut orders, &mut wild] {
+        for what in ["fetch_failed", "transformed"] {
+            let next = tokio::time::timeout(PATIENCE, heard.next()).await.unwrap().unwrap();
+            assert!(next.subject.starts_with(&format!("orders.{what}.")), "{}", next.subject);
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn anonymous_connections_are_refused() {
     let nats = Nats::start().await;
