@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use webhook_hub::{
     event::{EventType, WebhookOrigin},
     provider::Catalogue,
+    verification::sign::Outgoing,
 };
 
 use crate::harness::{
@@ -45,6 +46,11 @@ fn order(number: u64) -> Webhook {
     Webhook::new(webhook)
 }
 
+/// Signed with a secret of no provider.
+fn strange_of(keeta: &Provider, number: u64) -> Outgoing {
+    keeta.signed(&order(number), STRANGE)
+}
+
 /// In Keeta's format.
 fn is_refused(answer: &Answer) {
     assert!(
@@ -65,6 +71,33 @@ async fn a_signature_that_does_not_match_is_counted_and_later_refused() {
         if is_said { Ok(()) } else { Err(health) }
     })
     .await;
+    // What the public port says is what it says without observation.
+    let public = |path: &str| {
+        let url = format!("{}{path}", hub.url());
+        let http = &world.careem;
+        async move { http.request(reqwest::Method::GET, &url).await }
+    };
+    eventually("the public port says that all is well", PATIENCE, async || {
+        let health = public("/health").await.json();
+        if health["status"] == "healthy" {
+            Ok(())
+        } else {
+            Err(health)
+        }
+    })
+    .await;
+    let path = "/api/webhooks/health/keeta";
+    let told = public(path).await.json()["configuration"].clone();
+    assert_eq!(
+        (&told["signatureValidation"], &told["signaturesObservedUntil"]),
+        (&json!(true), &Value::Null)
+    );
+    let url = format!("{}{path}", hub.private_url());
+    let told = world.careem.request(reqwest::Method::GET, &url).await.json()["configuration"].clone();
+    assert_eq!(
+        (&told["signatureValidation"], &told["signaturesObservedUntil"]),
+        (&json!(false), &json!(until))
+    );
     let proven = keeta.send(&hub, keeta.signed(&order(1), SECRETS[0])).await;
     let strange = keeta.send(&hub, keeta.signed(&order(2), STRANGE)).await;
     assert_eq!((proven.status, strange.status), (200, 200), "{proven:?} {strange:?}");
@@ -123,4 +156,33 @@ async fn nothing_is_observed_for_long_and_the_command_says_what_to_set() {
     assert!(ran.said().contains("documented"), "{}", ran.said());
     let ran = run(&settings, &["providers", "observe", "keeta", "--days", "15"]).await;
     assert_eq!(ran.code, Some(2), "{}", ran.said());
+}
+
+/// What the scheme could not sign in one way only is wrong with more than the value of its signature.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ambiguous_webhook_is_not_observed() {
+    let (world, keeta, settings) = keeta().await;
+    let hub = Hub::start(&settings.set("KEETA_OBSERVE_UNTIL", in_days(2))).await;
+    let good = keeta.send(&hub, strange_of(&keeta, 4)).await;
+    assert_eq!(good.status, 200, "{good:?}");
+    for (field, value) in [
+        ("messageId", Value::Null),
+        ("messageId", json!(true)),
+        ("messageId", json!("m-5&eventId=1004")),
+        ("message", json!("{}&shopId=2")),
+        ("appId", json!("1&eventId=1004")),
+        ("a&b", json!("c")),
+    ] {
+        let mut body: Value = serde_json::from_slice(&strange_of(&keeta, 5).body).unwrap();
+        match value {
+            Value::Null => drop(body.as_object_mut().unwrap().remove(field)),
+            value => body[field] = value,
+        }
+        let mut bad = strange_of(&keeta, 5);
+        bad.body = body.to_string().into();
+        let refused = keeta.send(&hub, bad).await;
+        assert_eq!(refused.status, 401, "{body}: {refused:?}");
+        is_refused(&refused);
+    }
+    world.at_end(Ends::forwarded(1)).await;
 }

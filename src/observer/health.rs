@@ -19,7 +19,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodRouter, get},
 };
-use chrono::{SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -30,7 +30,7 @@ use crate::{
     event::stage::PROJECTION,
     journal::{Journal, identity::finding},
     projection::writer,
-    registry::Registry,
+    registry::{Enabled, Observation, Registry},
     serving::paths,
     telemetry::{LastWebhooks, tables::TroubleSource},
 };
@@ -94,23 +94,20 @@ impl DatabaseSeen {
 
 /// The routes of the public port.
 pub fn router(health: Arc<Health>) -> Router {
-    routes(get(all)).with_state(health)
+    routes(get(all), get(provider)).with_state(health)
 }
 
 /// The same with reasons, for the port that is not reachable from outside.
 pub fn private_router(health: Arc<Health>) -> Router {
-    routes(get(all_with_reasons)).with_state(health)
+    routes(get(all_with_reasons), get(provider_with_reasons)).with_state(health)
 }
 
-fn routes(all: MethodRouter<Arc<Health>>) -> Router<Arc<Health>> {
+fn routes(all: MethodRouter<Arc<Health>>, provider: MethodRouter<Arc<Health>>) -> Router<Arc<Health>> {
     Router::new()
         .route("/health", all.fallback(paths::only_read))
         .route("/health/live", get(live).fallback(paths::only_read))
         .route("/health/ready", get(ready).fallback(paths::only_read))
-        .route(
-            "/api/webhooks/health/{provider}",
-            get(provider).fallback(paths::only_read),
-        )
+        .route("/api/webhooks/health/{provider}", provider.fallback(paths::only_read))
 }
 
 async fn live() -> Json<Value> {
@@ -124,12 +121,12 @@ async fn ready(State(health): State<Arc<Health>>) -> Response {
 }
 
 async fn all(State(health): State<Arc<Health>>) -> Response {
-    let (up, body) = health.all();
+    let (up, body) = health.all(true);
     (code(up), Json(body)).into_response()
 }
 
 async fn all_with_reasons(State(health): State<Arc<Health>>) -> Response {
-    let (up, mut body) = health.all();
+    let (up, mut body) = health.all(health.observed().is_empty());
     body["version"] = json!(env!("CARGO_PKG_VERSION"));
     let (state, reason) = health.gate.state();
     body["circuitBreaker"] = json!({ "state": state.as_str(), "reason": reason });
@@ -158,29 +155,35 @@ async fn all_with_reasons(State(health): State<Arc<Health>>) -> Response {
     (code(up), Json(body)).into_response()
 }
 
-async fn provider(
-    State(health): State<Arc<Health>>,
-    name: Result<Path<String>, PathRejection>,
-    headers: HeaderMap,
-) -> Response {
+/// The provider that a path names.
+type ProviderName = Result<Path<String>, PathRejection>;
+
+async fn provider(State(health): State<Arc<Health>>, name: ProviderName, headers: HeaderMap) -> Response {
     let known = name.ok().and_then(|Path(name)| health.registry.get(&name));
     let Some(enabled) = known else {
         return paths::unknown_provider(&headers);
     };
-    let up = health.accepts();
-    let body = json!({
-        "status": word(up),
-        "provider": &*enabled.name,
-        "timestamp": Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true),
-        "endpoint": format!("/api/webhooks/{}", enabled.name),
-        "configuration": {
-            "signatureValidation": !enabled.scheme.is_none(),
-            "signatureScheme": enabled.scheme.label(),
-            "rateLimiting": health.rate_limiting,
-            "ipWhitelisting": !enabled.allow_list.is_open(),
-        },
-    });
+    let (up, body) = health.of_provider(enabled);
     (code(up), Json(body)).into_response()
+}
+
+async fn provider_with_reasons(State(health): State<Arc<Health>>, name: ProviderName, headers: HeaderMap) -> Response {
+    let known = name.ok().and_then(|Path(name)| health.registry.get(&name));
+    let Some(enabled) = known else {
+        return paths::unknown_provider(&headers);
+    };
+    let (up, mut body) = health.of_provider(enabled);
+    if let Some(until) = observed_until(enabled, Utc::now()) {
+        body["configuration"]["signatureValidation"] = false.into();
+        body["configuration"]["signaturesObservedUntil"] = until.into();
+    }
+    (code(up), Json(body)).into_response()
+}
+
+/// Until when a provider's signatures are only observed; none if they are insisted on.
+fn observed_until(enabled: &Enabled, now: DateTime<Utc>) -> Option<String> {
+    let observation = enabled.observation.as_ref();
+    observation.filter(|one| one.is_on(now)).map(Observation::text)
 }
 
 impl Health {
@@ -254,11 +257,8 @@ impl Health {
     fn observed(&self) -> Vec<(String, Value)> {
         let now = Utc::now();
         let observed = self.registry.iter().filter_map(|enabled| {
-            let observation = enabled
-                .observation
-                .as_ref()
-                .filter(|observation| observation.is_on(now))?;
-            Some((enabled.name.to_string(), observation.text().into()))
+            let until = observed_until(enabled, now)?;
+            Some((enabled.name.to_string(), until.into()))
         });
         observed.collect()
     }
@@ -280,8 +280,27 @@ impl Health {
         }
     }
 
-    /// Whether this instance is to get webhooks, and all checks.
-    fn all(&self) -> (bool, Value) {
+    /// Whether a provider's webhooks are accepted, and how, as the public port says it.
+    fn of_provider(&self, enabled: &Enabled) -> (bool, Value) {
+        let up = self.accepts();
+        let body = json!({
+            "status": word(up),
+            "provider": &*enabled.name,
+            "timestamp": Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true),
+            "endpoint": format!("/api/webhooks/{}", enabled.name),
+            "configuration": {
+                "signatureValidation": !enabled.scheme.is_none(),
+                "signatureScheme": enabled.scheme.label(),
+                "rateLimiting": self.rate_limiting,
+                "ipWhitelisting": !enabled.allow_list.is_open(),
+            },
+        });
+        (up, body)
+    }
+
+    /// Whether this instance is to get webhooks, and all checks. `insists`: no provider's signatures are only observed, as far as the
+    /// one who asks may know.
+    fn all(&self, insists: bool) -> (bool, Value) {
         let (up, ready) = (self.accepts(), self.is_ready());
         let credentials = !self.expiring.is_close();
         let database = self.database_seen.trouble().is_none();
@@ -292,7 +311,7 @@ impl Health {
         let retention = self.journal.tables().retention_refused().is_empty();
         let status = match (
             ready,
-            database && tables && backend && credentials && retention && !forgets && self.observed().is_empty(),
+            database && tables && backend && credentials && retention && !forgets && insists,
         ) {
             (false, _) => "unhealthy",
             (true, false) => "degraded",

@@ -1,8 +1,8 @@
 //! Observation: for a limited time a signature that does not match is counted and not refused, where it is not certain what a
 //! provider signs. [`crate::config`] limits the time.
 //!
-//! Only the value of a signature is not insisted on. A request without a signature in its form is refused as always, and so is one
-//! with a wrong token, or with a time of signing that is too old.
+//! Only the value of a signature is not insisted on. A request without a signature in its form is refused as always. So is one with a
+//! wrong token, with a time of signing that is too old, or with a content that the scheme could not sign in exactly one way.
 
 use chrono::{DateTime, Utc};
 
@@ -57,7 +57,7 @@ impl Scheme {
 }
 
 impl Signed {
-    /// Whether there is a signature as long as it should be, and a time of signing that is not over.
+    /// Whether all is as it should be but the value of the signature: its length, the time of signing, and what is signed.
     fn in_its_form(&self, request: &Unverified<'_>, now: DateTime<Utc>) -> Result<(), Refusal> {
         let (headers, body) = (request.headers(), request.body());
         let length = self.algorithm.hash(&[[0_u8; 0]]).len();
@@ -66,13 +66,10 @@ impl Signed {
         if !signatures.iter().any(is_one) {
             return Err(Refusal::InvalidSignature);
         }
-        let Some(time) = &self.timestamp else { return Ok(()) };
-        let text = time.location.one(headers, body);
-        match text.and_then(|text| time.read(&text)) {
-            None => Err(Refusal::InvalidSignature),
-            Some(at) if time.allows(at, now) => Ok(()),
-            Some(_) => Err(Refusal::SignatureExpired),
-        }
+        let time_text = self.time_text(request)?;
+        self.pieces(request, time_text.as_deref())?;
+        self.is_whole(request)?;
+        self.signed_at(time_text.as_deref(), now).map(|_| ())
     }
 }
 

@@ -164,15 +164,8 @@ impl Signed {
         let (headers, body) = (request.headers(), request.body());
         let signatures = self.signature.all(headers, body).ok_or(INVALID)?;
         let given: Vec<Option<Vec<u8>>> = signatures.iter().map(|text| self.encoding.decode(text)).collect();
-        let time = self.timestamp.as_ref();
-        let time_text = match time {
-            Some(time) => Some(time.location.one(headers, body).ok_or(INVALID)?),
-            None => None,
-        };
-        let pieces = self
-            .signed
-            .pieces(request, time_text.as_deref(), &self.signature.source, &self.fields);
-        let pieces = pieces.ok_or(INVALID)?;
+        let time_text = self.time_text(request)?;
+        let pieces = self.pieces(request, time_text.as_deref())?;
         let mut matched = None;
         for secret in keys.of(&self.secret) {
             let key = self
@@ -188,22 +181,9 @@ impl Signed {
             }
         }
         let (secret, at) = matched.ok_or(INVALID)?;
-        let hashed = self.body_hash.as_ref().is_none_or(|hash| hash.fits(request));
-        let single = self
-            .single
-            .iter()
-            .all(|pointer| json::count(body, pointer).is_ok_and(|count| count == 1));
-        if !hashed || !single {
-            return Err(INVALID);
-        }
+        self.is_whole(request)?;
         // The time counts only after the signature has proven its author.
-        let signed_at = match time.zip(time_text.as_deref()) {
-            Some((time, text)) => Some(time.read(text).ok_or(INVALID)?),
-            None => None,
-        };
-        if time.zip(signed_at).is_some_and(|(time, at)| !time.allows(at, now)) {
-            return Err(Refusal::SignatureExpired);
-        }
+        let signed_at = self.signed_at(time_text.as_deref(), now)?;
         Ok(Proof {
             signature: signatures.into_iter().nth(at),
             signed_at,
@@ -214,6 +194,49 @@ impl Signed {
             },
             ..Proof::by(scheme, &self.secret, secret)
         })
+    }
+
+    /// The time of signing as it was sent; none if the scheme has none.
+    pub(super) fn time_text(&self, request: &Unverified<'_>) -> Result<Option<String>, Refusal> {
+        let Some(time) = &self.timestamp else { return Ok(None) };
+        let text = time.location.one(request.headers(), request.body());
+        text.map(Some).ok_or(Refusal::InvalidSignature)
+    }
+
+    /// What is signed, in one way only.
+    pub(super) fn pieces<'a>(
+        &'a self,
+        request: &Unverified<'a>,
+        time_text: Option<&'a str>,
+    ) -> Result<Vec<Piece<'a>>, Refusal> {
+        let pieces = self
+            .signed
+            .pieces(request, time_text, &self.signature.source, &self.fields);
+        pieces.ok_or(Refusal::InvalidSignature)
+    }
+
+    /// Whether the body has the hash that the request names, and the fields that must be there once.
+    pub(super) fn is_whole(&self, request: &Unverified<'_>) -> Result<(), Refusal> {
+        let is_hashed = self.body_hash.as_ref().is_none_or(|hash| hash.fits(request));
+        let is_once = |pointer: &String| json::count(request.body(), pointer).is_ok_and(|count| count == 1);
+        if is_hashed && self.single.iter().all(is_once) {
+            Ok(())
+        } else {
+            Err(Refusal::InvalidSignature)
+        }
+    }
+
+    /// The time of signing, if it is not over.
+    pub(super) fn signed_at(&self, text: Option<&str>, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>, Refusal> {
+        let Some((time, text)) = self.timestamp.as_ref().zip(text) else {
+            return Ok(None);
+        };
+        let at = time.read(text).ok_or(Refusal::InvalidSignature)?;
+        if time.allows(at, now) {
+            Ok(Some(at))
+        } else {
+            Err(Refusal::SignatureExpired)
+        }
     }
 
     /// The message's id, where there is one that can be kept; without one the body tells a repeat.
