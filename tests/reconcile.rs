@@ -355,3 +355,51 @@ async fn an_order_on_its_way_is_left_to_its_webhook() {
     assert_eq!(body("DR-lost")["body"]["order"]["items"], sent("x", "y")["items"]);
     world.at_end(Ends::forwarded(5)).await;
 }
+
+/// Entries of a list that nothing can be made of, branches without a setting, and branches that the provider does not know: what
+/// other entries and other branches have is taken in.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_keeps_nothing_else_out() {
+    let listed = Listed::new(
+        "delivery-hero",
+        DELIVERY_HERO,
+        "reconcile_every=300ms,reconcile_grace=1ms",
+    )
+    .await;
+    let (world, played) = (&listed.outside.world, &listed.outside.provider);
+    for number in 1..=3 {
+        for branch in ["aaa", "bbb"] {
+            listed.provider.branch(world, &format!("{branch}-{number}")).await;
+        }
+    }
+    let unknown = r#"UPDATE branch_delivery_configs SET store_id = merchant_id, settings = '{"chainCode": "chain-2"}'
+        WHERE id LIKE 'config-delivery-hero-bbb-%'"#;
+    world.database.run(unknown).await.unwrap();
+    played.on("/v2/chains/chain-2/orders/ids", Say::status(404));
+    played.lists(IDS, |query| {
+        let ids = match &*query["status"] {
+            "accepted" => json!(["dh-gone", "..", null, "dh-broken", "dh-good"]),
+            _ => json!([]),
+        };
+        json!({ "orderIdentifiers": ids })
+    });
+    played.on("/v2/chains/chain-1/orders/dh-gone", Say::status(404));
+    played.on("/v2/chains/chain-1/orders/dh-broken", Say::status(500));
+    let hub = Hub::start(&listed.settings).await;
+    listed.post(&hub, "/order/store-9", &dispatched("dh-known", 0)).await;
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    // What was placed before the provider's first webhook was another system's.
+    let answer = json!({ "order": dispatched("dh-good", 0) });
+    played.has("/v2/chains/chain-1/orders/dh-good", &answer.to_string());
+    world.log.wait_for(EventType::OrderForwarded, 2).await;
+    assert_eq!(listed.made().await, pairs(&[("dh-good", "order_created")]));
+    // It is read again and again, and what is there is not taken in twice.
+    listed.reads(404, 7).await;
+    world.at_end(Ends::forwarded(2)).await;
+    world
+        .metrics_say(
+            &hub,
+            r#"reconciliation_found_total{provider="delivery-hero",type="order_created"} 1"#,
+        )
+        .await;
+}
