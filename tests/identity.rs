@@ -11,7 +11,7 @@ use crate::harness::{
     at_end::Ends,
     backend::{Answer, ORDERS},
     careem::{ORDER_ID, SECRET, change, order, sign},
-    hub::Hub,
+    hub::{Hub, run},
     log::payload,
     played::Heard,
     provider::{Provider, Webhook},
@@ -169,11 +169,53 @@ async fn a_second_announcement_that_differs() {
         "{ignored}"
     );
     assert_eq!(world.creations().len(), 1);
-    hub.says("announced again with another content").await;
+    hub.says("announced again in another way").await;
     world
         .metrics_say(&hub, r#"duplicate_orders_total{provider="careem",differs="true"} 1"#)
         .await;
     world.at_end(Ends::forwarded(1).ignored(1)).await;
+}
+
+/// A platform counts its orders anew each day. The order of the next day has the same lines and the same total.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_that_is_used_again_the_next_day_needs_a_person() {
+    let world = World::new().await;
+    let hub = world.hub().await;
+    let operator = world.nats.settings("hub").set("DATABASE_URL", &world.database.url);
+    let first = order("CR-17");
+    world.careem.post(&hub, &first).await.event_id();
+    // Repeated with the time of a second try: the same order.
+    let repeated = first.replace("12:00:00Z", "12:05:00Z");
+    world.careem.post(&hub, &repeated).await.event_id();
+    world.at_end(Ends::forwarded(1).ignored(1)).await;
+    run(&operator, &["status"]).await.expect_success();
+    let next_day = first.replace("2025-10-01T12:00:00Z", "2025-10-02T19:00:00Z");
+    assert_ne!(first, next_day);
+    world.careem.post(&hub, &next_day).await.event_id();
+    let ignored = world.log.payloads(EventType::OrderIgnored, 2).await;
+    assert_eq!(ignored[0]["differs"], Value::Null, "{}", ignored[0]);
+    assert_eq!(
+        (&ignored[1]["reason"], &ignored[1]["differs"]),
+        (&json!("DUPLICATE_ORDER"), &json!(true)),
+        "{}",
+        ignored[1]
+    );
+    world.at_end(Ends::forwarded(1).ignored(2)).await;
+    let rows = world.database.rows("SELECT flags FROM hub.orders").await.unwrap();
+    let flags = rows[0]["flags"].as_array().unwrap();
+    assert!(flags.contains(&json!("announced_differently")), "{rows:?}");
+    let ran = run(&operator, &["status", "--json"]).await;
+    assert_eq!(ran.code, Some(1), "{}", ran.said());
+    let status: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(
+        status["problems"][0]["code"], "orders_announced_differently",
+        "{status}"
+    );
+    assert_eq!(status["database"]["announcedDifferently"], 1);
+    // A day after the last word about the order it is past.
+    let earlier = "UPDATE hub.orders SET last_at = last_at - interval '25 hours'";
+    world.database.run(earlier).await.unwrap();
+    run(&operator, &["status"]).await.expect_success();
 }
 
 /// The kitchen cooks, and the branch is switched off, or its merchant is given to another branch.

@@ -123,7 +123,8 @@ pub struct Ignored {
     /// in the stage `forward`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sequence: Option<u64>,
-    /// The order was announced again with other lines or another total. A person must check it.
+    /// The order was announced again with other lines or another total, at another time, by another customer or for another
+    /// address. A person must check it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub differs: bool,
 }

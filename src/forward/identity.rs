@@ -21,7 +21,11 @@ use crate::{
         read::{Entry, LogReader, Start, event_at},
     },
     memory::{AnnouncedBy, EntryState, IndexEntry, OrderEvents, Orders},
-    order::{body, model::AmendmentKind, status::Status},
+    order::{
+        body::{self, Difference},
+        model::AmendmentKind,
+        status::Status,
+    },
 };
 
 /// Label of the key of an order that a person declared to be one of its own (see [`crate::event::EventId::derive`]).
@@ -341,17 +345,17 @@ impl OrderIdentity {
         let order_id = forwarded.internal_order_id;
         let read = |one: &Recorded| body::announced(&one.payload).ok();
         let (Some(new), Some(first)) = (read(event), first) else {
-            return Ok(Plan::End(duplicate(event, order_id, false)));
+            return Ok(Plan::End(duplicate(event, order_id, None)));
         };
         let Some(old) = read(&first) else {
-            return Ok(Plan::End(duplicate(event, order_id, false)));
+            return Ok(Plan::End(duplicate(event, order_id, None)));
         };
-        let differs = !new.is_same_content(&old);
+        let difference = new.difference(&old);
         let status = self.last_status(event, known, first.sequence, old.status).await?;
         let is_news = new
             .status
             .is_some_and(|new| status.is_none_or(|status| new.follows(status)));
-        let amended = self.announced_again.get(&*event.envelope.provider).filter(|_| differs);
+        let amended = self.announced_again.get(&*event.envelope.provider).filter(|_| !new.is_same_content(&old));
         if let Some(body) = amended.and_then(|kind| body::as_amendment(&event.payload, *kind).ok()) {
             let posting = Posting {
                 request: RequestKind::Amendment,
@@ -360,7 +364,7 @@ impl OrderIdentity {
             };
             return Ok(Plan::News(posting, None));
         }
-        let end = differs.then(|| duplicate(event, order_id.clone(), true));
+        let end = difference.map(|how| duplicate(event, order_id.clone(), Some(how)));
         match body::as_news(&event.payload) {
             Ok(body) if is_news => {
                 let posting = Posting {
@@ -370,7 +374,7 @@ impl OrderIdentity {
                 };
                 Ok(Plan::News(posting, end))
             }
-            _ => Ok(Plan::End(end.unwrap_or_else(|| duplicate(event, order_id, false)))),
+            _ => Ok(Plan::End(end.unwrap_or_else(|| duplicate(event, order_id, None)))),
         }
     }
 
@@ -469,19 +473,20 @@ fn superseded(event: &Recorded) -> Ignored {
     }
 }
 
-fn duplicate(event: &Recorded, order_id: Option<String>, differs: bool) -> Ignored {
+fn duplicate(event: &Recorded, order_id: Option<String>, difference: Option<Difference>) -> Ignored {
     let order = &event.envelope.external_order_id;
     let of = order_id.as_ref().map(|id| format!(" as {id}")).unwrap_or_default();
-    let but = if differs {
-        ", with other lines or another total"
-    } else {
-        ""
+    let but = match difference {
+        None => "",
+        Some(Difference::Content) => ", with other lines or another total",
+        Some(Difference::Order) => ", placed at another time or by another customer: perhaps the provider used its number again",
+        Some(Difference::Address) => ", with another address",
     };
     Ignored {
         reason: DUPLICATE_ORDER.into(),
         message: format!("order {order} exists already{of}{but}"),
         internal_order_id: order_id,
         sequence: Some(event.sequence),
-        differs,
+        differs: difference.is_some(),
     }
 }

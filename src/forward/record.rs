@@ -67,7 +67,8 @@ pub(super) fn ignore(event: &Recorded, ignored: &Ignored) -> NewEvent {
             order_id = event.envelope.external_order_id,
             request_id = event.envelope.request_id,
             sequence = event.sequence,
-            "an order was announced again with another content; the backend has the first: an operator must check it"
+            why = ignored.message,
+            "an order was announced again in another way; the backend has the first announcement: an operator must check it"
         );
     }
     NewEvent::new(event.follow(OUTCOME, EventType::OrderIgnored, Utc::now()), ignored)

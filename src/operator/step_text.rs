@@ -45,7 +45,11 @@ pub(super) fn words(step: &Step) -> (String, String) {
             message,
             differs,
         } => {
-            let differs = if *differs { "; its lines or total differ" } else { "" };
+            let differs = if *differs {
+                "; it differs from the first announcement"
+            } else {
+                ""
+            };
             ("ignored".into(), format!("{reason}: {message}{differs}"))
         }
         StepDetail::Failed {

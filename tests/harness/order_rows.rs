@@ -198,6 +198,9 @@ fn note(row: &mut Value, event: &Recorded, payload: &Value) {
             if payload["reason"] == "TEST_ORDER" {
                 row["is_test"] = true.into();
             }
+            if payload["differs"] == true {
+                add_flags(row, &json!(["announced_differently"]));
+            }
             if row["order_id"].is_null() {
                 row["order_id"] = payload["internalOrderId"].clone();
             }
@@ -207,6 +210,16 @@ fn note(row: &mut Value, event: &Recorded, payload: &Value) {
         }
         _ => {}
     }
+}
+
+fn add_flags(row: &mut Value, more: &Value) {
+    let mut flags: Vec<String> = serde_json::from_value(row["flags"].clone()).unwrap();
+    for flag in more.as_array().into_iter().flatten() {
+        flags.push(flag.as_str().unwrap().to_owned());
+    }
+    flags.sort_unstable();
+    flags.dedup();
+    row["flags"] = flags.into();
 }
 
 /// What the body for the backend says.
@@ -228,16 +241,10 @@ fn transformed(row: &mut Value, event: &Recorded, payload: &Value) {
     if let Some(deadline) = deadlines.into_iter().flatten().next() {
         row["deadline"] = shown(deadline).into();
     }
-    let mut flags: Vec<String> = serde_json::from_value(row["flags"].clone()).unwrap();
-    for flag in order["flags"].as_array().into_iter().flatten() {
-        flags.push(flag.as_str().unwrap().to_owned());
-    }
-    flags.sort_unstable();
-    flags.dedup();
-    if flags.iter().any(|flag| flag == "test_order") {
+    add_flags(row, &order["flags"]);
+    if row["flags"].as_array().unwrap().contains(&json!("test_order")) {
         row["is_test"] = true.into();
     }
-    row["flags"] = flags.into();
     let rank = |status: &Value| STATUSES.iter().position(|one| status == one);
     let (before, next) = (rank(&row["status"]), rank(&order["status"]));
     let ended = before >= Some(5) && next != Some(7);

@@ -94,6 +94,19 @@ fn of_orders(database: &DatabaseStatus, problems: &mut Vec<Problem>) {
             remedy: "`webhook-hub orders list --deadline-within 0s` shows them; tell the restaurants".into(),
         });
     }
+    if database.announced_differently > 0 {
+        problems.push(Problem {
+            code: "orders_announced_differently",
+            message: format!(
+                "{} orders of the last day were announced again with other lines, another total, time, customer or address; the backend has \
+                 the first announcement",
+                database.announced_differently
+            ),
+            remedy: "`webhook-hub dead-letters list --duplicates` lists the later announcements, `orders show` what each says; \
+                     `dead-letters retry ID` sends one as an order of its own"
+                .into(),
+        });
+    }
 }
 
 fn of_tables(database: &DatabaseStatus, now: DateTime<Utc>, problems: &mut Vec<Problem>) {

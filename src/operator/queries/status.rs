@@ -34,6 +34,8 @@ const MOST_SAID_BYTES: usize = 4096;
 const MOST_ANNOUNCED_BYTES: usize = 16 * 1024;
 /// Most instances that are listed.
 const MOST_INSTANCES: usize = 256;
+/// How long an order that was announced again in another way needs a person, in seconds.
+const DIFFERS_FOR_SECONDS: f64 = 86_400.0;
 
 /// The whole status.
 #[derive(Debug, Clone, Serialize)]
@@ -154,6 +156,8 @@ pub struct DatabaseStatus {
     pub undelivered: OrderCounts,
     /// When the oldest of them was accepted.
     pub oldest_undelivered_since: Option<DateTime<Utc>>,
+    /// Orders of the last day that were announced again in another way; the backend has the first announcement.
+    pub announced_differently: u64,
 }
 
 /// Collects the status.
@@ -286,6 +290,10 @@ async fn of_database(connection: &Postgres, log: &LogStatus) -> anyhow::Result<(
         ..OrderFilter::default()
     };
     let page = orders::list(connection, &filter, None, 1).await?;
+    let differ = connection
+        .query_one(query::ANNOUNCED_DIFFERENTLY, &[&DIFFERS_FOR_SECONDS])
+        .await?;
+    let differ: i64 = differ.try_get("count")?;
     let mut status = DatabaseStatus {
         position: None,
         lag_events: log.events,
@@ -295,6 +303,7 @@ async fn of_database(connection: &Postgres, log: &LogStatus) -> anyhow::Result<(
         orders_are_incomplete: page.is_incomplete,
         undelivered: page.count,
         oldest_undelivered_since: page.orders.first().and_then(|order| order.undelivered_since),
+        announced_differently: u64::try_from(differ).unwrap_or_default(),
     };
     let Some(row) = tables else { return Ok((status, None)) };
     let position: i64 = row.try_get("position")?;

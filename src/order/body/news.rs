@@ -1,9 +1,17 @@
 //! A second announcement of an order: finds the differences from the first one, and makes news of the order from it.
 
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 
-use crate::order::{model::AmendmentKind, status::Status};
+use crate::order::{
+    model::{AmendmentKind, Fulfillment},
+    status::Status,
+};
+
+/// Two announcements with times this far apart are about two orders, although they have one number: a provider that repeats an
+/// announcement repeats the time at which the customer placed the order, and one that uses its numbers again does so after hours.
+const ANOTHER_TIME: TimeDelta = TimeDelta::hours(1);
 
 /// The parts in which two announcements of an order may differ.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,12 +20,50 @@ pub struct AnnouncedContent {
     pub status: Option<Status>,
     /// What is cooked and charged: lines, currency and total.
     content: Option<(Value, Value, Value)>,
+    /// When the customer placed the order.
+    placed_at: Option<DateTime<Utc>>,
+    /// The customer's name and phone, if the body has both.
+    customer: Option<(String, String)>,
+    /// Where the restaurant's own courier brings it.
+    address: Option<Value>,
+}
+
+/// How two announcements of one order number differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Difference {
+    /// Other lines, or another total.
+    Content,
+    /// Another time of the order, or another customer: perhaps the provider used the number again.
+    Order,
+    /// The restaurant's own courier would bring it elsewhere.
+    Address,
 }
 
 impl AnnouncedContent {
+    /// How the other announcement differs in what a person must know; none if it does not.
+    pub fn difference(&self, other: &Self) -> Option<Difference> {
+        if self.is_of_another_order(other) {
+            Some(Difference::Order)
+        } else if self.content != other.content {
+            Some(Difference::Content)
+        } else {
+            let both = self.address.as_ref().zip(other.address.as_ref());
+            both.is_some_and(|(one, two)| one != two).then_some(Difference::Address)
+        }
+    }
+
     /// Whether the same is cooked and charged.
     pub fn is_same_content(&self, other: &Self) -> bool {
         self.content == other.content
+    }
+
+    /// A masked phone changes with each message, and a name may be shortened. So only another name with another phone is another
+    /// customer.
+    fn is_of_another_order(&self, other: &Self) -> bool {
+        let times = self.placed_at.zip(other.placed_at);
+        let customers = self.customer.as_ref().zip(other.customer.as_ref());
+        times.is_some_and(|(one, two)| (one - two).abs() >= ANOTHER_TIME)
+            || customers.is_some_and(|(one, two)| one.0 != two.0 && one.1 != two.1)
     }
 }
 
@@ -38,7 +84,15 @@ pub fn announced(body: &[u8]) -> serde_json::Result<AnnouncedContent> {
             pricing["total"].clone(),
         )
     });
-    Ok(AnnouncedContent { status, content })
+    let text = |name: &str| order[name].as_str().map(str::to_owned);
+    let by_own_courier = order["fulfillment"] == Fulfillment::MerchantCourier.as_str();
+    Ok(AnnouncedContent {
+        status,
+        content,
+        placed_at: order["placedAt"].as_str().and_then(|time| time.parse().ok()),
+        customer: text("customerName").zip(text("customerPhone")),
+        address: (by_own_courier && order["deliveryAddress"].is_object()).then(|| order["deliveryAddress"].clone()),
+    })
 }
 
 #[derive(Deserialize)]
@@ -175,4 +229,90 @@ pub fn as_amendment(body: &[u8], kind: AmendmentKind) -> serde_json::Result<Vec<
         }),
         metadata: order.metadata,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// The content of an announcement with these fields changed.
+    fn content(changes: &Value) -> AnnouncedContent {
+        let mut order = json!({
+            "canonicalStatus": "created",
+            "items": [{ "name": "Burger", "quantity": 1 }],
+            "pricing": { "currency": "JOD", "total": 5.0 },
+            "placedAt": "2025-10-01T12:00:00Z",
+            "customerName": "Ahmed Ali",
+            "customerPhone": "+962791234567",
+            "fulfillment": "merchant_courier",
+            "deliveryAddress": { "street": "King Abdullah Street" },
+        });
+        for (name, value) in changes.as_object().unwrap() {
+            order[name] = value.clone();
+        }
+        let body = json!({ "originalWebhook": {}, "transformedOrder": order, "metadata": {} });
+        announced(body.to_string().as_bytes()).unwrap()
+    }
+
+    fn difference(changes: &Value) -> Option<Difference> {
+        let (one, other) = (content(&json!({})), content(changes));
+        assert_eq!(one.difference(&other), other.difference(&one), "{changes}");
+        other.difference(&one)
+    }
+
+    #[test]
+    fn other_lines_or_another_total_differ() {
+        for changes in [
+            json!({ "items": [{ "name": "Burger", "quantity": 2 }] }),
+            json!({ "pricing": { "currency": "JOD", "total": 6.0 } }),
+            json!({ "pricing": { "currency": "KWD", "total": 5.0 } }),
+        ] {
+            assert_eq!(difference(&changes), Some(Difference::Content), "{changes}");
+        }
+    }
+
+    #[test]
+    fn another_time_or_customer_is_another_order() {
+        let (phone, name) = ("+962790000000", "Lina Haddad");
+        for changes in [
+            json!({ "placedAt": "2025-10-02T19:00:00Z" }),
+            json!({ "placedAt": "2025-10-01T11:00:00Z" }),
+            json!({ "customerName": name, "customerPhone": phone }),
+            json!({ "placedAt": "2025-10-02T19:00:00Z", "pricing": { "currency": "JOD", "total": 6.0 } }),
+        ] {
+            assert_eq!(difference(&changes), Some(Difference::Order), "{changes}");
+        }
+    }
+
+    #[test]
+    fn another_address_differs_where_the_restaurant_delivers() {
+        let elsewhere = json!({ "street": "Rainbow Street" });
+        assert_eq!(
+            difference(&json!({ "deliveryAddress": elsewhere })),
+            Some(Difference::Address)
+        );
+        let by_platform =
+            |address: &Value| content(&json!({ "fulfillment": "platform_courier", "deliveryAddress": address }));
+        let first = by_platform(&json!({ "street": "King Abdullah Street" }));
+        assert_eq!(by_platform(&elsewhere).difference(&first), None);
+    }
+
+    /// What a provider's repeats of one order differ in.
+    #[test]
+    fn a_masked_phone_a_shortened_name_and_a_few_minutes_are_no_difference() {
+        for changes in [
+            json!({}),
+            json!({ "customerPhone": "+962790000000" }),
+            json!({ "customerName": "Ahmed A." }),
+            json!({ "customerName": "Ahmed A.", "customerPhone": null }),
+            json!({ "placedAt": "2025-10-01T12:05:00Z" }),
+            json!({ "placedAt": null }),
+            json!({ "canonicalStatus": "accepted" }),
+            json!({ "deliveryAddress": null }),
+        ] {
+            assert_eq!(difference(&changes), None, "{changes}");
+        }
+    }
 }

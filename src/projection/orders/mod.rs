@@ -28,7 +28,7 @@ use crate::{
 /// Its table.
 static TABLE: Table = Table {
     name: "hub.orders",
-    version: 1,
+    version: 2,
     key: &["external_order_id", "provider", "id"],
     began: "first_at",
     provider: "provider",

@@ -31,6 +31,8 @@ use crate::{
 pub(in crate::projection) const SAME_ORDER_FOR: TimeDelta = TimeDelta::hours(48);
 /// A row keeps at most this many given-up news, the latest ones.
 const MAX_NEWS_GIVEN_UP: usize = 16;
+/// The flag of an order that was announced again in another way; the backend has the first announcement.
+const ANNOUNCED_DIFFERENTLY: &str = "announced_differently";
 /// Type of webhooks that are about no order, or have no news of one.
 const NOT_WANTED: &str = "ignored";
 /// The stage of an `order.rejected` of earlier versions, which do not say it.
@@ -407,6 +409,9 @@ impl Row {
             return;
         };
         self.is_test |= ignored.reason == TEST_ORDER;
+        if ignored.differs {
+            self.flags.insert(ANNOUNCED_DIFFERENTLY.to_owned());
+        }
         if self.order_id.is_none() {
             self.order_id.clone_from(&ignored.internal_order_id);
         }

@@ -167,7 +167,7 @@ pub const METRICS: &[Metric] = &[
     counter(
         "duplicate_orders_total",
         &[PROVIDER, of("differs", &["true", "false"])],
-        "Total orders that were announced again and not created twice, by provider and whether lines or total differ",
+        "Total orders that were announced again and not created twice, by provider and whether lines, total, time, customer or address differ",
     ),
     gauge(
         "order_memory_entries",
