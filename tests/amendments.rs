@@ -11,6 +11,7 @@ use crate::{
         hub::{Hub, run},
         provider::{Provider, Webhook},
     },
+    identity::announced,
     providers::Schema,
 };
 
@@ -71,6 +72,93 @@ async fn an_order_as_it_was_picked_amends_the_order() {
     assert_eq!(now + 1, before, "{amended:#}");
     let schema = Schema::load();
     got.iter().for_each(|(_, body)| schema.check(body));
+}
+
+/// Just Eat picks an order without the bread, finds the bread, and says that once more.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_amendment_is_taken_back() {
+    let just_eat = provider("just-eat");
+    let mut order = json_of(JUST_EAT);
+    let lines = order["items"].as_array_mut().unwrap();
+    lines.push(json!({ "name": "Bread", "plu": "B1", "price": 120, "children": [] }));
+    let (world, hub) = world_of(&just_eat, order["posLocationId"].as_str().unwrap(), "GBP").await;
+    let mut picked = order.clone();
+    picked["items"].as_array_mut().unwrap().pop();
+    let mut noted = picked.clone();
+    noted["kitchen_notes"] = "no bread".into();
+    let mut found = order.clone();
+    found["kitchen_notes"] = "the bread was found".into();
+    let mut repeated = found.clone();
+    repeated["kitchen_notes"] = "it really was".into();
+    for (webhook, forwarded, ignored) in [
+        (&order, 1, 0),
+        (&picked, 2, 0),
+        (&noted, 2, 1),
+        (&found, 3, 1),
+        (&repeated, 3, 2),
+    ] {
+        assert_eq!(just_eat.post(&hub, &Webhook::new(webhook)).await.status, 200);
+        world.log.wait_for(EventType::OrderForwarded, forwarded).await;
+        world.log.wait_for(EventType::OrderIgnored, ignored).await;
+    }
+    world.at_end(Ends::forwarded(3).ignored(2)).await;
+    let lines = |(_, body): &(String, Value)| {
+        let order = body.get("amendment").unwrap_or(&body["transformedOrder"]);
+        order["items"].as_array().unwrap().len()
+    };
+    let counts: Vec<usize> = got(&world).iter().map(lines).collect();
+    assert_eq!(counts, [3, 2, 3]);
+    for ignored in world.log.payloads(EventType::OrderIgnored, 2).await {
+        assert_eq!(ignored["differs"], Value::Null, "{ignored}");
+    }
+}
+
+/// A provider that announces an order anew for each change: with another total and a further status, the backend gets both. While it
+/// refuses the status, the amendment comes again under its key. Another order with the number amends none.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_amendment_with_a_further_status_says_both() {
+    let folder = tempfile::tempdir().unwrap();
+    let words = r#"created = "order_created","#;
+    let file = include_str!("../providers/careem.toml");
+    assert!(file.contains(words) && file.contains("absent = "));
+    let file = file.replace(words, &format!(r#"{words} accepted = "order_created","#));
+    let file = file.replacen("absent = ", "announced_again = \"edited\"\nabsent = ", 1);
+    std::fs::write(folder.path().join("careem.toml"), file).unwrap();
+    let world = World::new().await;
+    let settings = world.settings().set("RETRY_DELAYS", "100ms");
+    let hub = Hub::start(&settings.set("PROVIDERS_DIR", folder.path().display())).await;
+    let order = announced("CR-both", "created");
+    let total = |text: &str, total: &str| {
+        let at = "\"total_taxable_price\": 16.24";
+        assert!(text.contains(at));
+        text.replace(at, &format!("\"total_taxable_price\": {total}"))
+    };
+    let accepted = announced("CR-both", "accepted");
+    world.careem.post(&hub, &order).await.event_id();
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    world.backend.next_for("CR-both", [Answer::Accept, Answer::status(503)]);
+    world.careem.post(&hub, &total(&accepted, "26.24")).await.event_id();
+    world.log.wait_for(EventType::OrderForwarded, 2).await;
+    // Once more in another webhook, then another order.
+    let repeated = total(&accepted, "26.24").replacen('{', "{\"attempt\": 2,", 1);
+    world.careem.post(&hub, &repeated).await.event_id();
+    world.log.wait_for(EventType::OrderIgnored, 1).await;
+    let other = total(&accepted, "36.24").replace("2025-10-01T12:00:00Z", "2025-10-02T19:00:00Z");
+    world.careem.post(&hub, &other).await.event_id();
+    world.at_end(Ends::forwarded(2).ignored(2)).await;
+    let requests = world.backend.requests();
+    let paths: Vec<&str> = requests.iter().map(|request| request.path.as_str()).collect();
+    let [amendment, status] = ["amendment", "status"].map(|what| format!("{ORDERS}/CR-both/{what}"));
+    assert_eq!(paths, [ORDERS, &amendment, &status, &amendment, &status]);
+    assert_eq!(requests[1].key(), requests[3].key());
+    assert_eq!(requests[2].key(), requests[4].key());
+    assert_ne!(requests[1].key(), requests[2].key());
+    assert_eq!(requests[4].json()["statusChange"]["canonicalStatus"], "accepted");
+    let ignored = world.log.payloads(EventType::OrderIgnored, 2).await;
+    assert_eq!(
+        (&ignored[0]["differs"], &ignored[1]["differs"]),
+        (&Value::Null, &json!(true))
+    );
 }
 
 /// DoorDash says that it adjusted an order. The amendment waits for the order, which the backend does not know yet.

@@ -245,6 +245,39 @@ async fn a_confirmed_dead_letter_is_closed() {
     world.at_end(Ends::forwarded(1).ignored(1).dead_lettered(1)).await;
 }
 
+/// An order was given up without an answer, and the backend does not have it. The next day the platform uses its number for another
+/// order: the backend gets that one, under its own key, and not the one of the day before. A retry of that one needs a person, who
+/// says that it is an order of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_confirmation_does_not_post_the_order_of_the_day_before() {
+    let world = World::new().await;
+    let hub = world.impatient_hub().await;
+    world.backend.always_for("CR-17", Some(Answer::status(500)));
+    world.careem.post(&hub, &order("CR-17")).await.event_id();
+    let dead = world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    let before = world.backend.requests()[0].key().to_owned();
+    world.backend.always_for("CR-17", None);
+    let next_day = corrected("CR-17").replace("2025-10-01T12:00:00Z", "2025-10-02T19:00:00Z");
+    world.careem.post(&hub, &next_day).await.event_id();
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    let accepted = world.backend.accepted();
+    assert_eq!(accepted.len(), 1, "{accepted:?}");
+    let requests = world.backend.requests();
+    let posted = requests.last().unwrap();
+    assert_eq!(posted.json()["transformedOrder"]["placedAt"], "2025-10-02T19:00:00Z");
+    assert_ne!(posted.key(), before);
+    world.retry(&dead[0]).await;
+    let ignored = world.log.payloads(EventType::OrderIgnored, 1).await;
+    assert_eq!(
+        (&ignored[0]["reason"], &ignored[0]["differs"]),
+        (&"DUPLICATE_ORDER".into(), &true.into()),
+        "{}",
+        ignored[0]
+    );
+    assert_eq!(world.backend.accepted().len(), 1);
+    world.at_end(Ends::forwarded(1).ignored(1)).await;
+}
+
 /// The log goes back under a running hub that had appended outcomes and not read them from the log. The orders come again at
 /// once, and their cancellations: all are forwarded.
 #[tokio::test(flavor = "multi_thread")]

@@ -21,12 +21,12 @@ use crate::{
         read::{Entry, LogReader, Start, event_at},
     },
     memory::{AnnouncedBy, EntryState, IndexEntry, OrderEvents, Orders},
-    order::{
-        body::{self, Difference},
-        model::AmendmentKind,
-        status::Status,
-    },
+    order::{body, model::AmendmentKind, status::Status},
 };
+
+mod again;
+
+use self::again::is_of_another_order;
 
 /// Label of the key of an order that a person declared to be one of its own (see [`crate::event::EventId::derive`]).
 const OF_ITS_OWN: &str = "order_of_its_own";
@@ -65,10 +65,12 @@ pub(super) enum Plan {
     /// It goes to the backend.
     Send(Posting),
     /// Another announcement of the order was given up without knowing whether the backend has it: the request of that one is
-    /// repeated, with its own key and body, before this one is looked at.
+    /// repeated, with its own key and body, before this one is looked at. Never one of perhaps another order with the same number.
     Confirm(Box<Recorded>, Posting),
     /// It says something new about an order that the backend has; and how it ends, where not as forwarded.
     News(Posting, Option<Ignored>),
+    /// It changes an order that the backend has, and then tells a further status of it, if it says one.
+    Amend(Posting, Option<Posting>),
     /// It goes no further.
     End(Ignored),
     /// A branch's secret proved it, and the order is another branch's.
@@ -275,7 +277,7 @@ impl OrderIdentity {
                 .orders
                 .read(event, found)
                 .await?
-                .filter(|first| is_same_branch(first, event))
+                .filter(|first| is_same_branch(first, event) && !is_of_another_order(first, event))
             {
                 let posting = Posting::own(&first);
                 return Ok(Plan::Confirm(Box::new(first), posting));
@@ -331,81 +333,6 @@ impl OrderIdentity {
             return Ok(Some((forwarded, first)));
         }
         Ok(None)
-    }
-
-    /// The order is announced again: as an amendment where the provider tells one so, as news where its status is further, else
-    /// it goes no further.
-    async fn again(
-        &self,
-        event: &Recorded,
-        known: &OrderEvents,
-        forwarded: Forwarded,
-        first: Option<Recorded>,
-    ) -> anyhow::Result<Plan> {
-        let order_id = forwarded.internal_order_id;
-        let read = |one: &Recorded| body::announced(&one.payload).ok();
-        let (Some(new), Some(first)) = (read(event), first) else {
-            return Ok(Plan::End(duplicate(event, order_id, None)));
-        };
-        let Some(old) = read(&first) else {
-            return Ok(Plan::End(duplicate(event, order_id, None)));
-        };
-        let difference = new.difference(&old);
-        let status = self.last_status(event, known, first.sequence, old.status).await?;
-        let is_news = new
-            .status
-            .is_some_and(|new| status.is_none_or(|status| new.follows(status)));
-        let amended = self.announced_again.get(&*event.envelope.provider).filter(|_| !new.is_same_content(&old));
-        if let Some(body) = amended.and_then(|kind| body::as_amendment(&event.payload, *kind).ok()) {
-            let posting = Posting {
-                request: RequestKind::Amendment,
-                key: event.envelope.id.0,
-                body: body.into(),
-            };
-            return Ok(Plan::News(posting, None));
-        }
-        let end = difference.map(|how| duplicate(event, order_id.clone(), Some(how)));
-        match body::as_news(&event.payload) {
-            Ok(body) if is_news => {
-                let posting = Posting {
-                    request: RequestKind::StatusChange,
-                    key: event.envelope.id.0,
-                    body: body.into(),
-                };
-                Ok(Plan::News(posting, end))
-            }
-            _ => Ok(Plan::End(end.unwrap_or_else(|| duplicate(event, order_id, None)))),
-        }
-    }
-
-    /// The status that the backend knows of an order: the first announcement's, or a later one that was sent.
-    async fn last_status(
-        &self,
-        event: &Recorded,
-        known: &OrderEvents,
-        first: u64,
-        announced: Option<Status>,
-    ) -> anyhow::Result<Option<Status>> {
-        let mut words = Vec::new();
-        let since = known.of_branch().filter(|found| found.sequence > first);
-        for found in since.filter(|found| found.state != EntryState::CreationForwarded) {
-            words.extend(self.told(event, found).await?);
-        }
-        // A webhook that was accepted again, or retried by a person, is as old as its first acceptance.
-        words.sort_by_key(|(word, _)| word.accepted.first);
-        let last = words.iter().rposition(|(_, told_as)| *told_as == ToldAs::News);
-        let mut status = last.map_or(announced, |last| words[last].0.status);
-        // A duplicate was sent as a change if its status was further than the last one.
-        for (told, _) in words.drain(last.map_or(0, |last| last + 1)..) {
-            if told
-                .status
-                .zip(status)
-                .is_none_or(|(told, status)| told.follows(status))
-            {
-                status = told.status;
-            }
-        }
-        Ok(status)
     }
 
     /// Whether a person retries an event that ended as a duplicate: then it is an order of its own.
@@ -470,23 +397,5 @@ fn superseded(event: &Recorded) -> Ignored {
         internal_order_id: None,
         sequence: None,
         differs: false,
-    }
-}
-
-fn duplicate(event: &Recorded, order_id: Option<String>, difference: Option<Difference>) -> Ignored {
-    let order = &event.envelope.external_order_id;
-    let of = order_id.as_ref().map(|id| format!(" as {id}")).unwrap_or_default();
-    let but = match difference {
-        None => "",
-        Some(Difference::Content) => ", with other lines or another total",
-        Some(Difference::Order) => ", placed at another time or by another customer: perhaps the provider used its number again",
-        Some(Difference::Address) => ", with another address",
-    };
-    Ignored {
-        reason: DUPLICATE_ORDER.into(),
-        message: format!("order {order} exists already{of}{but}"),
-        internal_order_id: order_id,
-        sequence: Some(event.sequence),
-        differs: difference.is_some(),
     }
 }

@@ -9,7 +9,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -42,14 +42,15 @@ pub mod identity;
 mod measured;
 mod overtaken;
 mod record;
+mod request;
 
 use self::{
     arrivals::Arrivals,
-    classify::{Accepted, AnswerVerdict},
+    classify::Accepted,
     client::BackendClient,
-    identity::{OrderIdentity, Plan, Posting},
+    identity::{OrderIdentity, Plan},
     measured::ForwardMetrics,
-    record::{dead_letter, expired, facts, ignore, not_yours, refused, shown_by, unreadable},
+    record::{dead_letter, expired, facts, ignore, not_yours, unreadable},
 };
 
 /// Label of the request to tell the provider that it is accepted (see [`crate::event::EventId::derive`]).
@@ -175,7 +176,7 @@ impl Forward {
         match plan {
             Plan::NotYours(why) => Ok(vec![not_yours(event, request, &why)]),
             Plan::News(_, Some(end)) | Plan::End(end) => Ok(vec![ignore(event, &end)]),
-            Plan::News(_, None) => {
+            Plan::News(_, None) | Plan::Amend(..) => {
                 let facts = facts(event, request, &accepted, summary);
                 Ok(vec![self.forwarded(
                     event,
@@ -300,66 +301,6 @@ impl Forward {
         }
     }
 
-    /// Makes the request, and says what follows from the answer.
-    async fn post(
-        &self,
-        attempt: Attempt<'_>,
-        posting: &Posting,
-        summary: OrderSummary,
-        plan: Plan,
-    ) -> Result<Vec<NewEvent>, Failure> {
-        let Attempt { event, request, .. } = attempt;
-        let post = match self.client.post(posting.request, &event.envelope) {
-            Ok(post) => post,
-            Err(why) => return Ok(self.dead(attempt, request - 1, ErrorReport::of_order_id(why))),
-        };
-        let _slot = self.client.slot().await;
-        let pass = self.pass()?;
-        let (asked, is_trial) = (Instant::now(), pass.is_trial());
-        let verdict = self.client.forward(post, &event.envelope, posting).await;
-        self.measured.request(verdict.label(), asked.elapsed());
-        let is_own = !matches!(plan, Plan::Confirm(..));
-        self.arrivals.note(event, request, is_own && verdict.is_reached());
-        pass.record(shown_by(&verdict));
-        match verdict {
-            AnswerVerdict::Accepted(accepted) => {
-                self.arrivals.end(event);
-                self.accepted(event, request, accepted, summary, plan).await
-            }
-            AnswerVerdict::Invalid(error) => match plan {
-                Plan::Confirm(first, _) => Err(Failure::Retry {
-                    next: Next::Quick(Duration::ZERO),
-                    record: vec![refused(&first, event, request, error)],
-                    for_creation: false,
-                }),
-                _ => Ok(self.dead(attempt, request, error)),
-            },
-            AnswerVerdict::UnknownOrder { error, is_certain } => {
-                let next = self.schedule.next(request, None, event.run_id());
-                // While it is uncertain whether the URL is right, news are not given up sooner than their order.
-                let next = next.filter(|_| !is_certain || Schedule::retries(request) < UNKNOWN_ORDER_RETRIES);
-                if next.is_none()
-                    && let Ok(Some(ignored)) = self.identity.nothing_to_cancel(event).await
-                {
-                    return Ok(vec![ignore(event, &ignored)]);
-                }
-                self.failed(attempt, error, next, true)
-            }
-            AnswerVerdict::Doubtful(error) => {
-                let next = self.next(request, None, event, is_trial);
-                self.failed(attempt, error, next, false)
-            }
-            AnswerVerdict::Temporary { error, after } => {
-                let next = self.next(request, after, event, is_trial);
-                self.failed(attempt, error, next, false)
-            }
-            AnswerVerdict::Misconfigured(error) => Err(Failure::Hold {
-                cause: error.message,
-                pause: self.gate.alone(),
-            }),
-        }
-    }
-
     /// The outcome, after the request to accept the order at its provider: with the outcome on the log no instance would come back to
     /// that.
     fn created(&self, event: &Recorded, label: &str, accepted: Accepted, facts: Forwarded) -> Vec<NewEvent> {
@@ -437,12 +378,14 @@ impl Stage for Forward {
         let posting = match &plan {
             Plan::End(ignored) => return Ok(vec![ignore(event, ignored)]),
             Plan::NotYours(why) => return Ok(vec![not_yours(event, request - 1, why)]),
-            Plan::Send(posting) | Plan::Confirm(_, posting) | Plan::News(posting, _) => posting.clone(),
+            Plan::Send(posting) | Plan::Confirm(_, posting) | Plan::News(posting, _) | Plan::Amend(posting, _) => {
+                posting.clone()
+            }
         };
         if let Plan::Confirm(other, _) = &plan {
             attempt.confirming = Some(other.sequence);
         }
-        let is_news = matches!(plan, Plan::News(..));
+        let is_news = matches!(plan, Plan::News(..) | Plan::Amend(..));
         if !is_news && self.expires(event).is_some_and(|at| at <= Utc::now()) {
             return Ok(self.dead(attempt, request - 1, expired(event)));
         }

@@ -188,8 +188,12 @@ impl World {
                         assert_eq!(bodies[&*key], event.payload, "the body is the event's payload");
                     }
                     let recorded = recorded.entry(order_name(event)).or_default();
-                    if !recorded.contains(&key) {
-                        recorded.push(key);
+                    let status = status_too(event);
+                    let sent = [Some(key), bodies.contains_key(&*status).then_some(status)];
+                    for key in sent.into_iter().flatten() {
+                        if !recorded.contains(&key) {
+                            recorded.push(key);
+                        }
                     }
                 }
                 (EventType::OrderForwarded, _) => {
@@ -245,7 +249,8 @@ impl<'a> Posted<'a> {
             if event.envelope.event_type == EventType::OrderTransformed {
                 let own = id.derive("order_of_its_own").to_string();
                 posted.of_its_own.insert(own, id.to_string());
-                for name in BTreeSet::from(names(event)) {
+                let [key, id] = names(event);
+                for name in BTreeSet::from([key, id, status_too(event)]) {
                     posted.by_key.entry(name).or_default().push(event);
                 }
             }
@@ -280,6 +285,11 @@ impl<'a> Posted<'a> {
 /// The key of the request that an event makes as it is, and its id, which is the key of what is sent as news.
 fn names(event: &Recorded) -> [String; 2] {
     [event.envelope.request_key().to_string(), event.envelope.id.to_string()]
+}
+
+/// The key of the status that an announcement says in addition to its amendment.
+fn status_too(event: &Recorded) -> String {
+    event.envelope.id.derive("status_of_amendment").to_string()
 }
 
 /// Provider and number of the order that a request is about.
