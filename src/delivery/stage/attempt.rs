@@ -220,7 +220,7 @@ impl<S: Stage> Worker<S> {
         let lanes = self.lanes(context)?;
         // The lane may have ended since it was found to be due.
         while let Some(mut lane) = lanes.get(key).await? {
-            if !lane.is_due(Utc::now()) && !self.is_aged(lane.head).await? {
+            if !lane.is_due(Utc::now()) && !self.journal.identity().is_aged(lane.head) {
                 return Ok(());
             }
             let head = lane.head;
@@ -337,7 +337,7 @@ impl<S: Stage> Worker<S> {
                 biased;
                 () = context.halt.cancelled() => return Ok(Attempted::Stopped),
                 () = context.shares.wait(kind, self.stage.ready()) => {}
-                () = self.journal.identity().until_aged(event.envelope.time) => {
+                () = self.journal.identity().until_aged(event.sequence) => {
                     return self.end_aged(context, about, &event, requests).await;
                 }
             }
@@ -386,26 +386,13 @@ impl<S: Stage> Worker<S> {
                 }
                 Settlement::Pause(pause) | Settlement::Hold(pause) => {
                     pause_unless(&context.halt, pause).await;
-                    if self.journal.identity().is_aged(event.envelope.time) {
+                    if self.journal.identity().is_aged(event.sequence) {
                         return self.end_aged(context, about, &event, requests).await;
                     }
                 }
                 Settlement::Defer(parking) => return self.park(context, about, &event, (requests, parking)).await,
             }
         }
-    }
-
-    /// Whether the log is about to delete the event at this place, or has deleted it.
-    async fn is_aged(&self, sequence: u64) -> anyhow::Result<bool> {
-        let identity = self.journal.identity();
-        if sequence > identity.aged_up_to() {
-            return Ok(false);
-        }
-        Ok(match decoded_at(self.journal.connection(), sequence).await? {
-            Some(Ok(event)) => identity.is_aged(event.envelope.time),
-            Some(Err(_)) => false,
-            None => true,
-        })
     }
 
     /// Parks an event, or gives it up if the log is about to delete it.
@@ -416,7 +403,7 @@ impl<S: Stage> Worker<S> {
         event: &Recorded,
         (requests, parking): (u32, Parking),
     ) -> anyhow::Result<Attempted> {
-        if self.journal.identity().is_aged(event.envelope.time) {
+        if self.journal.identity().is_aged(event.sequence) {
             return self.end_aged(context, about, event, requests).await;
         }
         Ok(Attempted::Parked(requests, parking))

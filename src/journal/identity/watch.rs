@@ -53,8 +53,6 @@ struct Shared {
     risk: Mutex<Option<String>>,
     /// Something was found that the server does not have yet.
     is_new: Notify,
-    /// How long the log keeps an event; none if that is not known yet, or for ever.
-    max_age: Mutex<Option<Duration>>,
     /// Up to here, events are to be completed by now.
     aged_up_to: AtomicU64,
     /// The oldest event that a stage of this instance has not completed, and when it was appended.
@@ -70,7 +68,6 @@ impl Default for LogIdentity {
             finding: Mutex::default(),
             risk: Mutex::default(),
             is_new: Notify::new(),
-            max_age: Mutex::default(),
             aged_up_to: AtomicU64::new(0),
             waiting: Mutex::default(),
         }))
@@ -99,29 +96,20 @@ impl LogIdentity {
         }
     }
 
-    /// Until when an event of this time is to be completed: soon after, the log deletes it. None if the log keeps it, or that is not known
-    /// yet.
-    pub fn completes_by(&self, time: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let max_age = (*lock(&self.0.max_age))?;
-        time.checked_add_signed(TimeDelta::from_std(max_age.mul_f64(1.0 - NEXT)).ok()?)
+    /// Whether the event at this place is to be completed now: soon the log deletes it, by the time at which it stored it.
+    pub fn is_aged(&self, sequence: u64) -> bool {
+        sequence <= self.aged_up_to()
     }
 
-    /// Whether that is over.
-    pub fn is_aged(&self, time: DateTime<Utc>) -> bool {
-        self.completes_by(time).is_some_and(|by| by <= Utc::now())
-    }
-
-    /// Up to which place of the log that is over, by the last look; 0 if it is for no event.
+    /// The last place on the log for which that is so, by the last look; 0 if it is for no event.
     pub fn aged_up_to(&self) -> u64 {
         self.0.aged_up_to.load(Ordering::Relaxed)
     }
 
-    /// Waits until that is over. An operator may change the limit meanwhile.
-    pub async fn until_aged(&self, time: DateTime<Utc>) {
-        while !self.is_aged(time) {
-            let left = self.completes_by(time).and_then(|by| (by - Utc::now()).to_std().ok());
-            let every = fault_injection::time("loss_every", LOSS_EVERY);
-            tokio::time::sleep(left.unwrap_or(every).min(every)).await;
+    /// Waits until that is so.
+    pub async fn until_aged(&self, sequence: u64) {
+        while !self.is_aged(sequence) {
+            tokio::time::sleep(fault_injection::time("loss_every", LOSS_EVERY)).await;
         }
     }
 
@@ -258,7 +246,6 @@ impl LogIdentity {
         let stream = connection.context.get_stream(EVENTS).await;
         let stream = stream.context("cannot look up EVENTS")?;
         let info = stream.cached_info();
-        *lock(&self.0.max_age) = Some(info.config.max_age).filter(|age| !age.is_zero());
         self.look_for_aged(connection, info).await?;
         losses.warn_of_retries(longest_retry, info.config.max_age);
         let mut worst: Option<(f64, String)> = None;
@@ -427,15 +414,10 @@ mod tests {
 
     #[test]
     fn events_are_to_be_completed_before_the_log_deletes_them() {
-        let (identity, now) = (LogIdentity::default(), Utc::now());
-        assert_eq!(
-            identity.completes_by(now),
-            None,
-            "it is not known yet how long the log keeps them"
-        );
-        *lock(&identity.0.max_age) = Some(Duration::from_secs(1000));
-        assert_eq!(identity.completes_by(now), Some(now + TimeDelta::seconds(950)));
-        assert!(!identity.is_aged(now) && identity.is_aged(now - TimeDelta::seconds(951)));
+        let identity = LogIdentity::default();
+        assert!(!identity.is_aged(1), "it is not known yet how long the log keeps them");
+        identity.0.aged_up_to.store(7, Ordering::Relaxed);
+        assert!(identity.is_aged(7) && !identity.is_aged(8));
     }
 
     #[test]
