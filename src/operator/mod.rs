@@ -172,7 +172,7 @@ pub fn execute(command: Command, json: bool, program: fn() -> clap::Command) -> 
             Command::Streams(action) => streams::run(&environment, &action, json).await,
             Command::Backup { folder } => backup::run(&environment, &folder, json).await,
             Command::Restore { folder, how } => restore::run(&environment, &folder, &how, json).await,
-            Command::DeadLetters(action) => dead_letters::run(&environment, &action, json).await,
+            Command::DeadLetters(action) => Box::pin(dead_letters::run(&environment, &action, json)).await,
             Command::Providers(action) => providers::run(&environment, &action, json),
             Command::Blocks(action) => blocks::run(&environment, &action, json).await,
             Command::Refusals(action) => refusals::run(&environment, &action, json).await,

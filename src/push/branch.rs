@@ -182,13 +182,13 @@ impl Push {
             }
         }
         if found.branches.is_empty() {
-            self.from_memory(event, from, &mut found).await?;
+            self.find_in_memory(event, from, &mut found).await?;
         }
         Ok(found)
     }
 
     /// The same, of announcements in other partitions: `PARTITIONS` may have been changed since. The memory of orders points at them.
-    async fn from_memory(&self, event: &Recorded, from: u64, found: &mut AnnouncementOnLog) -> anyhow::Result<()> {
+    async fn find_in_memory(&self, event: &Recorded, from: u64, found: &mut AnnouncementOnLog) -> anyhow::Result<()> {
         let announcements = self.orders.announcements(event).await?;
         for one in announcements
             .into_iter()

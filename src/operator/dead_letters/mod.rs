@@ -208,7 +208,7 @@ pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> a
             }
         }
     };
-    super::with_rights(&connection, &settings, work).await
+    Box::pin(super::with_rights(&connection, &settings, work)).await
 }
 
 /// "1 retry", "2 retries".
