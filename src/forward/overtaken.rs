@@ -27,8 +27,8 @@ impl OrderIdentity {
         Ok(newer.map(|newer| superseded_by(&newer)))
     }
 
-    /// How a cancellation ends that a person had retried and whose order the backend does not know, if it never had the order: every
-    /// announcement was refused, or ended without a request. None if that is not so, or not known.
+    /// The end of a cancellation that a person retried, if the backend does not know the order and never had it: every announcement
+    /// was refused, or ended without a request. None if that is not so, or not known.
     pub(super) async fn nothing_to_cancel(&self, event: &Recorded) -> anyhow::Result<Option<Ignored>> {
         let is_cancellation = status_of(event).is_some_and(Status::is_called_off) && !event.envelope.is_creation();
         if event.run.is_none() || !is_cancellation {

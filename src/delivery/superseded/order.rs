@@ -200,7 +200,7 @@ async fn newer_lines(
     Ok(later.map(|change| NewerEvent::new(Newer::Lines, &change)))
 }
 
-/// The last of these outcomes whose webhook was first accepted after the event's.
+/// The last of these outcomes that follows from a webhook first accepted after the event's.
 async fn latest_after(
     event: &Recorded,
     outcomes: Vec<Recorded>,
