@@ -4,7 +4,10 @@
 //! run holds an advisory lock, so there is one run at a time. The cursor contains the id of the run, so writes of an earlier run's session
 //! are refused.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use uuid::Uuid;
 
@@ -24,6 +27,10 @@ pub(super) const SCHEMA: &str = "hub_rebuild";
 pub(super) const REPLACED: &str = "hub_replaced";
 /// Advisory lock of a run ("webhook-hub rebuild", hashed once and written down).
 const LOCK: i64 = 0x7768_5f72_6562_6c64;
+
+/// How long PostgreSQL may take to notice that a session has ended, and the pause between two attempts.
+const TURN_ENDS: Duration = Duration::from_secs(5);
+const TURN_PAUSE: Duration = Duration::from_millis(100);
 
 /// Another run is under way.
 #[derive(Debug, thiserror::Error)]
@@ -190,18 +197,22 @@ fn with_context(wanted: &[&'static Table]) -> Vec<&'static Table> {
     table::all().filter(is_needed).collect()
 }
 
-/// Prevents other runs for as long as the session lasts.
+/// Prevents other runs for as long as the session lasts. PostgreSQL may not have noticed yet that the session of the last run has
+/// ended, so this waits up to [`TURN_ENDS`].
 ///
 /// # Errors
 /// [`Busy`], or if PostgreSQL does not answer.
 pub(super) async fn take_turn(connection: &Connection) -> anyhow::Result<()> {
-    let row = connection
-        .query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK])
-        .await?;
-    if row.try_get::<_, bool>(0)? {
-        Ok(())
-    } else {
-        Err(Busy.into())
+    let deadline = tokio::time::Instant::now() + TURN_ENDS;
+    loop {
+        let row = connection
+            .query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK])
+            .await?;
+        if row.try_get::<_, bool>(0)? {
+            return Ok(());
+        }
+        anyhow::ensure!(tokio::time::Instant::now() < deadline, Busy);
+        tokio::time::sleep(TURN_PAUSE).await;
     }
 }
 

@@ -24,8 +24,6 @@ mod start;
 mod swap;
 mod verify;
 
-use std::time::Duration;
-
 use serde::Serialize;
 
 pub use self::{
@@ -41,10 +39,6 @@ use crate::{
     journal::connection::Connection as Log,
     projection::table::{self, Table},
 };
-
-/// How long PostgreSQL may take to notice that a session has ended, and the pause between two attempts.
-const TURN_ENDS: Duration = Duration::from_secs(5);
-const TURN_PAUSE: Duration = Duration::from_millis(100);
 
 /// The progress of the work.
 #[derive(Debug, Clone, Copy)]
@@ -205,12 +199,7 @@ pub async fn forget(database: &Database) -> anyhow::Result<bool> {
 async fn clean_up(database: &Database) {
     let removed = async {
         let connection = database.own().await?;
-        let deadline = tokio::time::Instant::now() + TURN_ENDS;
-        // PostgreSQL may not have noticed yet that the run's session has ended.
-        while let Err(error) = beside::take_turn(&connection).await {
-            anyhow::ensure!(error.is::<Busy>() && tokio::time::Instant::now() < deadline, error);
-            tokio::time::sleep(TURN_PAUSE).await;
-        }
+        beside::take_turn(&connection).await?;
         beside::remove(&connection, SCHEMA).await
     };
     if let Err(error) = removed.await {
