@@ -20,7 +20,7 @@ use crate::{
         servers::Nats,
         wait::{PATIENCE, eventually},
     },
-    permissions::rights_of_the_server,
+    permissions::documented::rights_of_the_server,
 };
 
 /// How `nats.conf` was while the users `hub` and `provision` shared an account.
