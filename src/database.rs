@@ -3,7 +3,11 @@
 //! The callers know what the statements mean. Every statement has a deadline (see [`connection`]). Behind a pooler that gives
 //! one session to several clients no statement runs at all (see [`pooler`]). The intake does not use the database.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use deadpool_postgres::{
@@ -29,6 +33,8 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time that the server gives one statement, so that a lock of another session cannot stop the hub for good. The longest
 /// ones write a batch of the tables or read every branch, and take well below a second.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection that is not used yet can be trusted to work.
+const SPARE_FOR: Duration = Duration::from_secs(5);
 /// After so much silence inside a transaction the server ends the session: the hub that has it is frozen or gone, and its
 /// locks would stay.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(10);
@@ -81,6 +87,14 @@ struct Server {
     names: Arc<Names>,
     /// Set when it is known that each session has a backend of its own.
     gives_sessions: OnceCell<()>,
+    /// The connections that found it out, for the first that are wanted then.
+    spare: Mutex<Vec<Spare>>,
+}
+
+/// A connection without any setting, and when it was opened.
+struct Spare {
+    opened: (Client, JoinHandle<()>),
+    at: Instant,
 }
 
 impl Database {
@@ -95,6 +109,7 @@ impl Database {
             session: session(&settings.schema),
             names: Arc::new(Names::new(&settings.schema)),
             gives_sessions: OnceCell::new(),
+            spare: Mutex::default(),
         });
         let manager = ManagerConfig {
             recycling_method: RecyclingMethod::Fast,
@@ -140,7 +155,7 @@ impl Database {
     /// The same as [`Self::connect`].
     pub async fn own(&self) -> anyhow::Result<Connection> {
         self.server.must_give_sessions().await?;
-        let opened = tokio::time::timeout(ACQUIRE_TIMEOUT, self.server.open(&self.server.session)).await;
+        let opened = tokio::time::timeout(ACQUIRE_TIMEOUT, self.server.open_session()).await;
         let (client, task) = opened
             .map_err(|_| Error::unreachable("no connection within five seconds", None))?
             .map_err(|error| refused(&error))?;
@@ -176,15 +191,33 @@ fn statement_timeout() -> Duration {
 }
 
 impl Server {
-    /// Connects and runs the first statements of the session.
-    async fn open(&self, session: &str) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error> {
+    /// A connection with the settings of a session.
+    async fn open_session(&self) -> Opened {
+        let opened = match self.spare() {
+            Some(spare) => spare,
+            None => self.open().await?,
+        };
+        opened.0.batch_execute(&self.session).await?;
+        Ok(opened)
+    }
+
+    /// A connection that [`Self::must_give_sessions`] left, if it can still be trusted.
+    fn spare(&self) -> Option<(Client, JoinHandle<()>)> {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let usable = |spare: &Spare| spare.at.elapsed() < SPARE_FOR && !spare.opened.0.is_closed();
+        std::iter::from_fn(|| spare.pop())
+            .find(usable)
+            .map(|spare| spare.opened)
+    }
+
+    /// Connects; sets nothing.
+    async fn open(&self) -> Opened {
         let (client, connection) = self.postgres.connect(self.tls.clone()).await?;
         let task = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::warn!(error = describe(&error), "a connection to PostgreSQL broke");
             }
         });
-        client.batch_execute(session).await?;
         Ok((client, task))
     }
 
@@ -192,12 +225,18 @@ impl Server {
     async fn must_give_sessions(&self) -> Result<(), Error> {
         let find_out = async {
             let found = tokio::time::timeout(ACQUIRE_TIMEOUT, async {
-                let (first, second) = (self.open("").await?, self.open("").await?);
-                pooler::gives_sessions(&first.0, &second.0).await
+                let (first, second) = (self.open().await?, self.open().await?);
+                let gives_sessions = pooler::gives_sessions(&first.0, &second.0).await?;
+                Ok::<_, tokio_postgres::Error>(gives_sessions.then_some([first, second]))
             });
             match found.await {
-                Ok(Ok(true)) => Ok(()),
-                Ok(Ok(false)) => Err(Error::Pooled),
+                Ok(Ok(Some(both))) => {
+                    let at = Instant::now();
+                    let spare = both.map(|opened| Spare { opened, at });
+                    self.spare.lock().unwrap_or_else(PoisonError::into_inner).extend(spare);
+                    Ok(())
+                }
+                Ok(Ok(None)) => Err(Error::Pooled),
                 Ok(Err(error)) => Err(refused(&error)),
                 Err(_) => Err(Error::unreachable("no answer within five seconds", None)),
             }
@@ -214,6 +253,6 @@ type Opened = Result<(Client, JoinHandle<()>), tokio_postgres::Error>;
 
 impl Connect for Connector {
     fn connect(&self, _: &tokio_postgres::Config) -> Pin<Box<dyn Future<Output = Opened> + Send + '_>> {
-        Box::pin(self.0.open(&self.0.session))
+        Box::pin(self.0.open_session())
     }
 }
