@@ -75,6 +75,12 @@ pub(super) async fn keep(database: &Database, mut tables: watch::Receiver<bool>)
 /// If PostgreSQL is away or refuses, if a transaction stays open for too long, or another process is at it. What was made
 /// stays; the next attempt goes on from there.
 pub async fn make(database: &Database, say: Say<'_>) -> anyhow::Result<Vec<&'static str>> {
+    // Mostly there is nothing to do, and a connection of the pool is enough to see that.
+    let pooled = database.connect().await?;
+    if missing(&pooled).await?.is_empty() && state(&pooled, FORMER, "orders").await?.is_none() {
+        return Ok(Vec::new());
+    }
+    drop(pooled);
     // A connection of its own, because its session has the lock and other time limits.
     let connection = database.own().await?;
     let (mut made, mut failed) = (Vec::new(), Vec::new());

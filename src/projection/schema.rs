@@ -92,14 +92,15 @@ impl Migration {
 /// If PostgreSQL is away or refuses, if another process holds the lock too long, if an applied file changed, if a newer
 /// version's migrations leave no room for this one, or if the platform's tables are somewhere else.
 pub async fn migrate(database: &Database) -> anyhow::Result<Vec<&'static str>> {
-    let mut connection = database.own().await?;
+    let pooled = database.connect().await?;
     let mut applied = Vec::new();
-    if !pending(&connection).await?.is_empty() {
-        // The lock belongs to the session, which ends with this function.
+    if !pending(&pooled).await?.is_empty() {
+        let mut connection = database.own().await?;
+        // The lock belongs to the session, which ends with this block.
         lock(&connection).await?;
         applied = apply(&mut connection).await?;
     }
-    check(&connection).await?;
+    check(&pooled).await?;
     Ok(applied)
 }
 

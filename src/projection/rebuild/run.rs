@@ -10,7 +10,7 @@ use tokio_postgres::types::{Oid, ToSql};
 
 use super::{
     Parts, Progress, Rebuilt, RebuiltTable,
-    beside::Beside,
+    beside::{self, Beside},
     carry::Carrier,
     feed::Feeder,
     shape::{self, Copied, Kept},
@@ -158,6 +158,14 @@ impl<'a> Run<'a> {
     /// If PostgreSQL is away.
     pub(super) async fn another_connection(&self) -> anyhow::Result<Connection> {
         Ok(self.parts.database.own().await?.for_whole_tables(STATEMENT).await?)
+    }
+
+    /// Removes the new tables. No transaction may read them any more.
+    ///
+    /// # Errors
+    /// If PostgreSQL is away or refuses.
+    pub(super) async fn remove_beside(&self) -> anyhow::Result<bool> {
+        beside::remove(&self.start.connection, self.beside.schema()).await
     }
 
     /// Makes the new tables from the log's beginning up to about the live ones' position.

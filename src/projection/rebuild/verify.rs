@@ -53,7 +53,9 @@ pub async fn verify(parts: Parts<'_>, asked: &Asked) -> anyhow::Result<Verified>
     let wanted = tables_of(&asked.tables)?;
     let start = Start::compare(parts, &wanted, asked.from).await?;
     let found = Box::pin(look(parts, start, wanted, asked)).await;
-    clean_up(parts.database).await;
+    if found.is_err() {
+        clean_up(parts.database).await;
+    }
     found
 }
 
@@ -84,11 +86,14 @@ async fn look(parts: Parts<'_>, start: Start, wanted: Vec<&'static Table>, asked
         let comparison = Comparison::new(&snapshot, (&names, table, beside::SCHEMA), which, &of_others);
         tables.push(comparison.run(parts.tell).await?);
     }
-    Ok(Verified {
+    let verified = Verified {
         is_same: tables.iter().all(TableDifferences::is_same),
         tables,
         from: beginning.sequence,
         position,
         events,
-    })
+    };
+    drop(snapshot);
+    run.remove_beside().await?;
+    Ok(verified)
 }
