@@ -3,7 +3,10 @@
 //! A server's certificate is always verified, its name included; no switch turns this off, and only the health check of the
 //! hub on this machine does without. The authority is the one that the settings name, or else those of the machine.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{Arc, LazyLock},
+};
 
 use anyhow::{Context as _, anyhow, bail};
 use rustls::{
@@ -22,6 +25,10 @@ const MAX_PEM_BYTES: u64 = 1024 * 1024;
 /// A chain of certificates and the key of its first.
 pub type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
+/// Verifies by the authorities of this machine, which are read once: there are some hundred, in as many files.
+static OF_MACHINE: LazyLock<Result<Arc<Verifier>, rustls::Error>> =
+    LazyLock::new(|| Verifier::new(provider()).map(Arc::new));
+
 /// The TLS configuration of connections with these settings.
 ///
 /// # Errors
@@ -33,8 +40,10 @@ pub fn client(settings: &ClientTls) -> anyhow::Result<ClientConfig> {
         .context("TLS cannot be set up")?;
     let builder = match &settings.ca {
         Some(file) => builder.with_root_certificates(authorities(&format!("{prefix}_TLS_CA"), file)?),
-        None => match Verifier::new(provider()) {
-            Ok(verifier) => builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)),
+        None => match &*OF_MACHINE {
+            Ok(verifier) => builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::<Verifier>::clone(verifier)),
             // No error yet, because TLS may not be needed. A TLS connection will fail because no authority is trusted.
             Err(error) => {
                 tracing::debug!(%error, "this machine has no certificate authorities; {prefix}_TLS_CA names one");
