@@ -153,8 +153,9 @@ impl Postgres {
     ///
     /// When it exists, or the template is in use.
     pub async fn create_database(&self, name: &str, template: Option<&str>) -> Result<()> {
+        // Copied as files: the other way writes each page to the WAL, too.
         let template = template
-            .map(|template| format!(" template {}", identifier(template)))
+            .map(|template| format!(" template {} strategy file_copy", identifier(template)))
             .unwrap_or_default();
         self.execute(&format!("create database {}{template}", identifier(name)))
             .await?;
