@@ -1,9 +1,5 @@
 //! `rebuild` is killed, and the hub with it: the tables are whole, and the next run leaves nothing behind.
 
-use std::time::Instant;
-
-use tokio::time::sleep;
-
 use super::rebuild::{owner, rebuild, schemas};
 use crate::harness::{
     QUICK_TAKEOVER, World,
@@ -11,16 +7,8 @@ use crate::harness::{
     backend::Answer,
     hub::{Hub, Settings, begin, run},
     ids,
-    random::Random,
     wait::PATIENCE,
 };
-
-/// Kills at random moments of a run.
-const KILLS: usize = 10;
-/// Orders that are on the log before the first one, so that a run takes a while.
-const ORDERS: usize = 150;
-/// Orders that come during each run.
-const DURING: usize = 5;
 
 /// A hub that is killed and comes back on the same port, and what was posted to it.
 struct Killed {
@@ -115,45 +103,62 @@ async fn at_any_point() {
     killed.ends_well().await;
 }
 
-/// SIGKILL at random moments, now before the hub's, now after it, while orders come.
-#[tokio::test(flavor = "multi_thread")]
-async fn at_random_moments() {
-    let mut random = Random::new();
-    let mut killed = Killed::new().await;
-    killed.post("before", ORDERS).await;
-    killed.tables_are_whole().await;
-    let began = Instant::now();
-    rebuild(&killed.world, &[]).await;
-    let whole = usize::try_from(began.elapsed().as_millis()).unwrap();
-    let mut interrupted = 0;
-    for kill in 0..KILLS {
-        let (moment, hub_is_first) = (random.millis(0, whole / 2), random.percent(50));
-        eprintln!("kill {kill}: after {moment:?} of {whole} ms, the hub first: {hub_is_first}");
-        let mut rebuilding = begin(&owner(&killed.world), &["rebuild"]);
-        let hub = killed.hub.take().unwrap();
-        let killing = async {
-            sleep(moment).await;
-            let is_running = rebuilding.try_wait().unwrap().is_none();
-            if hub_is_first {
-                hub.kill().await;
-                rebuilding.kill().await.unwrap();
-            } else {
-                rebuilding.kill().await.unwrap();
-                hub.kill().await;
-            }
-            (is_running, Hub::start(&killed.settings()).await)
-        };
-        let url = killed.world.fixed_url();
-        let posting = killed
-            .world
-            .post_orders_to(&url, ids(&format!("during-{kill}"), DURING));
-        let ((), (was_running, hub)) = tokio::join!(posting, killing);
-        interrupted += usize::from(was_running);
-        killed.hub = Some(hub);
-        killed.forwarded += DURING;
+/// Ten runs of some seconds each.
+mod long {
+    use std::time::Instant;
+
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::harness::random::Random;
+
+    /// Kills at random moments of a run.
+    const KILLS: usize = 10;
+    /// Orders that are on the log before the first one, so that a run takes a while.
+    const ORDERS: usize = 150;
+    /// Orders that come during each run.
+    const DURING: usize = 5;
+
+    /// SIGKILL at random moments, now before the hub's, now after it, while orders come.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn at_random_moments() {
+        let mut random = Random::new();
+        let mut killed = Killed::new().await;
+        killed.post("before", ORDERS).await;
         killed.tables_are_whole().await;
+        let began = Instant::now();
+        rebuild(&killed.world, &[]).await;
+        let whole = usize::try_from(began.elapsed().as_millis()).unwrap();
+        let mut interrupted = 0;
+        for kill in 0..KILLS {
+            let (moment, hub_is_first) = (random.millis(0, whole / 2), random.percent(50));
+            eprintln!("kill {kill}: after {moment:?} of {whole} ms, the hub first: {hub_is_first}");
+            let mut rebuilding = begin(&owner(&killed.world), &["rebuild"]);
+            let hub = killed.hub.take().unwrap();
+            let killing = async {
+                sleep(moment).await;
+                let is_running = rebuilding.try_wait().unwrap().is_none();
+                if hub_is_first {
+                    hub.kill().await;
+                    rebuilding.kill().await.unwrap();
+                } else {
+                    rebuilding.kill().await.unwrap();
+                    hub.kill().await;
+                }
+                (is_running, Hub::start(&killed.settings()).await)
+            };
+            let url = killed.world.fixed_url();
+            let posting = killed
+                .world
+                .post_orders_to(&url, ids(&format!("during-{kill}"), DURING));
+            let ((), (was_running, hub)) = tokio::join!(posting, killing);
+            interrupted += usize::from(was_running);
+            killed.hub = Some(hub);
+            killed.forwarded += DURING;
+            killed.tables_are_whole().await;
+        }
+        // A run may be much quicker than the first one, which found the machine busy.
+        assert!(interrupted >= KILLS / 4, "only {interrupted} runs were interrupted");
+        killed.ends_well().await;
     }
-    // A run may be much quicker than the first one, which found the machine busy.
-    assert!(interrupted >= KILLS / 4, "only {interrupted} runs were interrupted");
-    killed.ends_well().await;
 }
