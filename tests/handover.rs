@@ -2,11 +2,25 @@
 //! order, and makes no second request for what the first one still ends.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use webhook_hub::event::EventType;
+use futures_util::poll;
+use tokio::sync::Notify;
+use webhook_hub::{
+    config,
+    delivery::lease::{
+        self, Lease,
+        note::{AtWork, Note},
+    },
+    event::EventType,
+    journal::connection::{Connection, HUB_INBOX},
+};
 
 use crate::harness::{
     World,
@@ -235,4 +249,48 @@ async fn the_one_that_takes_over_dies() {
     world.hand_out_again().await;
     world.at_end(Ends::forwarded(2)).await;
     assert_eq!(world.backend.count(), 2);
+}
+
+/// The last request ends while a renewal, which says that it is under way, is on its way to the server: its answer is never read, so the
+/// instance does not know which message of the lease is the last one. It gives the lease back all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_is_given_back_while_a_renewal_is_under_way() {
+    const NAME: &str = "forward";
+    let world = World::new().await;
+    let settings = world.nats.settings("hub").environment();
+    let settings = config::Nats::from_environment(&settings).unwrap();
+    let connection = Arc::new(Connection::open(&settings, "lease", HUB_INBOX).await.unwrap());
+    connection.reach().await.unwrap();
+    let (mut lease, _) = Lease::take(&connection, NAME).await.unwrap();
+    let under_way = Note {
+        at_work: vec![AtWork {
+            by: lease.holder().to_owned(),
+            events: vec![7],
+            within_ms: 32_000,
+        }],
+        handed_over: true,
+        ..Note::default()
+    };
+    let at_once = Notify::new();
+    at_once.notify_one();
+    {
+        let mut keeping = pin!(lease.keep(|| under_way.clone(), &at_once));
+        assert!(poll!(keeping.as_mut()).is_pending());
+        eventually("the renewal is at the server", PATIENCE, async || {
+            let seen = lease::state(&connection, NAME)
+                .await
+                .map_err(|error| error.to_string())?;
+            if seen.is_handed_over {
+                Ok(())
+            } else {
+                Err(format!("{seen:?}"))
+            }
+        })
+        .await;
+    }
+    assert!(lease.give_back(&Note::default()).await);
+    let seen = lease::state(&connection, NAME).await.unwrap();
+    assert_eq!((seen.holder, seen.is_handed_over), (None, false));
+    let (_, inherited) = Lease::take(&connection, NAME).await.unwrap();
+    assert_eq!(inherited.note.at_work, [], "the next instance waits for that request");
 }

@@ -43,6 +43,8 @@ const MARGIN: Duration = Duration::from_millis(400);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Time limit of one answer; after that the holder tries again while its lease lasts.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often a holder writes that it releases its lease, each time after another message of its own.
+const MAX_RELEASES: usize = 3;
 
 /// A lease that was taken.
 pub struct Lease {
@@ -184,18 +186,35 @@ impl Lease {
     }
 
     /// Releases it, so that another instance need not wait. False if this holder had lost it, or NATS does not answer.
-    pub async fn give_back(self, note: &Note) -> bool {
+    pub async fn give_back(mut self, note: &Note) -> bool {
         self.until.end();
-        match write(&self.connection, &self.subject, self.sequence, "", note).await {
-            Ok(sequence) => sequence.is_some(),
-            Err(error) => {
-                tracing::debug!(
-                    error = format!("{error:#}"),
-                    "lease not given back; it runs out by itself"
-                );
-                false
-            }
+        let released = self.release(note).await;
+        if let Err(error) = &released {
+            tracing::debug!(
+                error = format!("{error:#}"),
+                "lease not given back; it runs out by itself"
+            );
         }
+        released.unwrap_or(false)
+    }
+
+    /// A renewal may have been under way when [`Self::keep`] was dropped. Then its message is the last one, and not the one that this
+    /// holder knows of.
+    async fn release(&mut self, note: &Note) -> anyhow::Result<bool> {
+        for _ in 0..MAX_RELEASES {
+            if write(&self.connection, &self.subject, self.sequence, "", note)
+                .await?
+                .is_some()
+            {
+                return Ok(true);
+            }
+            let found = read(&self.connection, &self.subject).await?;
+            if found.holder != self.holder {
+                return Ok(false);
+            }
+            self.sequence = found.sequence;
+        }
+        Ok(false)
     }
 }
 
