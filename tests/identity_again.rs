@@ -182,7 +182,7 @@ impl World {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_number_that_is_used_again_after_the_window_is_another_order() {
     let world = World::new().await;
-    let settings = world.settings().set("HUB_TEST_TIMES", "order_memory=2s");
+    let settings = world.settings().set("HUB_TEST_TIMES", "order_memory=4s");
     let (first, other) = (Hub::start(&settings).await, Hub::start(&settings).await);
     world.careem.post(&first, &order("CR-1")).await.event_id();
     world.careem.post(&first, &order("CR-same")).await.event_id();
@@ -437,20 +437,24 @@ mod long {
     /// next announcement asks by the first one's key.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_request_before_a_crash_counts_as_made() {
-        const TTL: Duration = Duration::from_secs(8);
+        const TTL: Duration = Duration::from_secs(1);
         let world = World::new().await;
-        let settings = world.settings_on_fixed_port().set("CAREEM_ORDER_TTL", "8s");
+        let settings = world.settings_on_fixed_port();
         let dying = settings.clone().set("HUB_TEST_CRASH_AT", "forward/after_request");
         let mut hub = Hub::start(&dying).await;
         let (url, first) = (world.fixed_url(), announced("CR-old", "pending"));
+        // Only on this one it is too old.
+        let expiring = settings.clone().set("CAREEM_ORDER_TTL", "1s");
         let restarting = async {
             hub.wait_exit(PATIENCE).await;
             tokio::time::sleep(TTL).await;
-            Hub::start(&settings).await
+            Hub::start(&expiring).await
         };
         let (_, hub) = tokio::join!(world.careem.deliver(&url, &first), restarting);
         let dead = &world.log.payloads(Dead, 1).await[0];
         assert_eq!(dead["error"]["code"], "ORDER_EXPIRED", "{dead}");
+        assert!(hub.terminate().await.0.success());
+        let hub = Hub::start(&settings).await;
         world
             .careem
             .post(&hub, &announced("CR-old", "created"))
