@@ -85,14 +85,7 @@ pub(super) fn of_provider(
         (_, Some(_), _) => return Err(no_token("_TOKEN_URL")),
         (_, None, Some(_)) => return Err(no_token("_TOKEN_SCOPES")),
     }
-    let (needs_id, needs_secret) = spec.auth.needs();
-    let missing = match (needs_id && client.id.is_none(), needs_secret && client.secret.is_none()) {
-        (false, false) if spec.auth.needs_key_id() && client.key_id.is_none() => Some("_KEY_ID"),
-        (false, false) if spec.auth.needs_access_token() && client.access_token.is_none() => Some("_ACCESS_TOKEN"),
-        (false, false) => None,
-        (_, true) => Some("_CLIENT_SECRET"),
-        (true, false) => Some("_CLIENT_ID"),
-    };
+    let missing = missing(&spec.auth, &client);
     // Without credentials it remains to check whether they are required.
     let is_unset = client.id.is_none() && client.secret.is_none();
     match missing {
@@ -108,6 +101,18 @@ pub(super) fn of_provider(
             format!("{prefix}{suffix}"),
             format_args!("missing; {name} is enabled, and requires the hub's credentials"),
         )),
+    }
+}
+
+/// The end of the name of the first variable that the requests need and that is not set.
+fn missing(auth: &Auth, client: &ClientCredentials) -> Option<&'static str> {
+    let (needs_id, needs_secret) = auth.needs();
+    match (needs_id && client.id.is_none(), needs_secret && client.secret.is_none()) {
+        (false, false) if auth.needs_key_id() && client.key_id.is_none() => Some("_KEY_ID"),
+        (false, false) if auth.needs_access_token() && client.access_token.is_none() => Some("_ACCESS_TOKEN"),
+        (false, false) => None,
+        (_, true) => Some("_CLIENT_SECRET"),
+        (true, false) => Some("_CLIENT_ID"),
     }
 }
 

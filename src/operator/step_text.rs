@@ -19,21 +19,7 @@ pub(super) fn words(step: &Step) -> (String, String) {
             secrets,
             origin,
             bytes,
-        } => match origin {
-            None => ("received".into(), received(scheme, address, secrets, *bytes)),
-            Some(WebhookOrigin::Reconciled) => (
-                "found".into(),
-                format!("the webhook never came; the provider's list of orders has it; {bytes} bytes"),
-            ),
-            Some(WebhookOrigin::Observed) => (
-                "received".into(),
-                format!(
-                    "{}; its signature does not match, and was only observed",
-                    received("", address, secrets, *bytes)
-                ),
-            ),
-            Some(WebhookOrigin::Unknown) => ("taken in".into(), received(scheme, address, secrets, *bytes)),
-        },
+        } => arrival(origin.as_ref(), (scheme, address, secrets), *bytes),
         StepDetail::FetchRequested => (
             "fetch".into(),
             "the webhook only names the order; waits for the provider's document".into(),
@@ -88,6 +74,29 @@ pub(super) fn words(step: &Step) -> (String, String) {
         other => to_provider(other),
     };
     (printable(&head), printable(&text))
+}
+
+/// How a webhook, with this scheme, address and these secrets, came to the hub.
+fn arrival(
+    origin: Option<&WebhookOrigin>,
+    (scheme, address, secrets): (&str, &str, &[SecretUse]),
+    bytes: usize,
+) -> (String, String) {
+    match origin {
+        None => ("received".into(), received(scheme, address, secrets, bytes)),
+        Some(WebhookOrigin::Reconciled) => (
+            "found".into(),
+            format!("the webhook never came; the provider's list of orders has it; {bytes} bytes"),
+        ),
+        Some(WebhookOrigin::Observed) => (
+            "received".into(),
+            format!(
+                "{}; its signature does not match, and was only observed",
+                received("", address, secrets, bytes)
+            ),
+        ),
+        Some(WebhookOrigin::Unknown) => ("taken in".into(), received(scheme, address, secrets, bytes)),
+    }
 }
 
 fn received(scheme: &str, address: &str, secrets: &[SecretUse], bytes: usize) -> String {

@@ -101,47 +101,17 @@ impl WebhookChange {
         (self.next_retry_at, self.error_message) = (None, None);
         match envelope.event_type {
             EventType::WebhookReceived => self.status = Some("received"),
-            EventType::OrderTransformed => {
+            EventType::OrderTransformed | EventType::OrderFetchRequested | EventType::OrderFetched => {
                 self.status = Some("processing");
-                if let DecodedPayload::Transformed(facts) = &event.decoded
-                    && let Some(company_id) = &facts.company_id
-                {
-                    self.company_id = Some(company_id.clone());
-                }
             }
-            EventType::OrderFetchRequested | EventType::OrderFetched => self.status = Some("processing"),
             EventType::OrderForwardFailed | EventType::OrderFetchFailed => self.retry(event),
             // The webhook was only about a menu's result, so it is complete.
             EventType::MenuSyncReported => self.end(COMPLETED),
-            EventType::OrderForwarded => {
-                self.end(COMPLETED);
-                if let DecodedPayload::Forwarded(forwarded) = &event.decoded {
-                    self.response = Some(json!({ "success": true, "orderId": &forwarded.internal_order_id, "status": forwarded.order_status }).to_string());
-                    self.take_order_id(forwarded.internal_order_id.as_ref());
-                }
-            }
-            EventType::OrderIgnored => {
-                self.end("ignored");
-                if let DecodedPayload::Ignored(ignored) = &event.decoded {
-                    self.response = Some(json!({ "ignored": ignored.reason, "message": ignored.message }).to_string());
-                    self.take_order_id(ignored.internal_order_id.as_ref());
-                }
-            }
+            EventType::OrderForwarded => self.end(COMPLETED),
+            EventType::OrderIgnored => self.end("ignored"),
             // A retry was requested.
             EventType::OrderRetryRequested => self.status = Some("retrying"),
-            EventType::OrderRejected => {
-                self.end("failed");
-                if let DecodedPayload::Rejected(rejected) = &event.decoded {
-                    self.error_message = Some(rejected.error.message.clone());
-                }
-            }
-            EventType::OrderDeadLettered => {
-                self.end("failed");
-                if let DecodedPayload::DeadLettered(dead) = &event.decoded {
-                    self.retry_count = i32::try_from(dead.retries).ok();
-                    self.error_message = Some(dead.error.message.clone());
-                }
-            }
+            EventType::OrderRejected | EventType::OrderDeadLettered => self.end("failed"),
             // These belong to no webhook.
             EventType::OrderStatusRequested
             | EventType::OrderStatusPushFailed
@@ -163,6 +133,33 @@ impl WebhookChange {
             | EventType::JobStopped
             | EventType::JobResumed
             | EventType::JobEnded => {}
+        }
+        self.note_facts(&event.decoded);
+    }
+
+    /// What the payload of an event says.
+    fn note_facts(&mut self, decoded: &DecodedPayload) {
+        match decoded {
+            DecodedPayload::Transformed(facts) => {
+                if let Some(company_id) = &facts.company_id {
+                    self.company_id = Some(company_id.clone());
+                }
+            }
+            DecodedPayload::Forwarded(forwarded) => {
+                let (order_id, status) = (&forwarded.internal_order_id, &forwarded.order_status);
+                self.response = Some(json!({ "success": true, "orderId": order_id, "status": status }).to_string());
+                self.take_order_id(order_id.as_ref());
+            }
+            DecodedPayload::Ignored(ignored) => {
+                self.response = Some(json!({ "ignored": ignored.reason, "message": ignored.message }).to_string());
+                self.take_order_id(ignored.internal_order_id.as_ref());
+            }
+            DecodedPayload::Rejected(rejected) => self.error_message = Some(rejected.error.message.clone()),
+            DecodedPayload::DeadLettered(dead) => {
+                self.retry_count = i32::try_from(dead.retries).ok();
+                self.error_message = Some(dead.error.message.clone());
+            }
+            _ => {}
         }
     }
 

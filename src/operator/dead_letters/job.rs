@@ -94,22 +94,7 @@ pub(super) async fn start(
     as_json: bool,
 ) -> anyhow::Result<ExitCode> {
     let filter = options.filter.filter();
-    let (mut preview, to_examine) = preview::read(
-        log,
-        &PreviewOptions {
-            filter: &filter,
-            menus: options.menus,
-            order_ttl: &config::order_ttls(environment)?,
-        },
-    )
-    .await?;
-    for sequence in to_examine {
-        if let Some(event) = log.event(sequence).await? {
-            let newer = newer_than(&log.connection, event, window(environment)?).await?;
-            preview.superseded += u64::from(newer.is_some_and(|newer| !newer.is_repeat()));
-        }
-        preview.examined += 1;
-    }
+    let preview = preview(log, environment, options, &filter).await?;
     if options.dry_run || preview.count == 0 {
         let end = if options.dry_run {
             "; dry run, nothing was changed"
@@ -157,6 +142,27 @@ pub(super) async fn start(
     );
     print(as_json, &json!({ "job": id, "preview": preview }), text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a job with this filter would retry.
+async fn preview(log: &Log, environment: &Environment, options: &Retry, filter: &Filter) -> anyhow::Result<Preview> {
+    let (mut preview, to_examine) = preview::read(
+        log,
+        &PreviewOptions {
+            filter,
+            menus: options.menus,
+            order_ttl: &config::order_ttls(environment)?,
+        },
+    )
+    .await?;
+    for sequence in to_examine {
+        if let Some(event) = log.event(sequence).await? {
+            let newer = newer_than(&log.connection, event, window(environment)?).await?;
+            preview.superseded += u64::from(newer.is_some_and(|newer| !newer.is_repeat()));
+        }
+        preview.examined += 1;
+    }
+    Ok(preview)
 }
 
 /// Asks the person at the terminal. Without a terminal nothing is confirmed.

@@ -173,22 +173,7 @@ impl fmt::Display for Shown<'_> {
         )?;
         field(f, "request", self.request_id)?;
         if let Some(facts) = self.dead_letter {
-            let attempts = counted(facts.attempts as usize, "attempt", "attempts");
-            let counts = format!(
-                "{} after {attempts}; retries that counted: {}",
-                facts.stage.as_deref().unwrap_or("?"),
-                facts.retries
-            );
-            field(f, "gave up", &counts)?;
-            field(
-                f,
-                "error",
-                &format!("{} ({})", facts.error.code, facts.error.error_type.as_str()),
-            )?;
-            field(f, "", &facts.error.message)?;
-            if facts.error.details != Value::Null {
-                field(f, "details", &facts.error.details.to_string())?;
-            }
+            write_facts(f, facts)?;
         }
         if let Some(reason) = self.unreadable {
             field(f, "unreadable", reason)?;
@@ -229,6 +214,27 @@ impl fmt::Display for Shown<'_> {
             ),
         }
     }
+}
+
+/// Why an event was given up, and after how many attempts.
+fn write_facts(f: &mut fmt::Formatter<'_>, facts: &LetterFacts) -> fmt::Result {
+    let attempts = counted(facts.attempts as usize, "attempt", "attempts");
+    let counts = format!(
+        "{} after {attempts}; retries that counted: {}",
+        facts.stage.as_deref().unwrap_or("?"),
+        facts.retries
+    );
+    field(f, "gave up", &counts)?;
+    field(
+        f,
+        "error",
+        &format!("{} ({})", facts.error.code, facts.error.error_type.as_str()),
+    )?;
+    field(f, "", &facts.error.message)?;
+    if facts.error.details != Value::Null {
+        field(f, "details", &facts.error.details.to_string())?;
+    }
+    Ok(())
 }
 
 /// One line, with its name in front.

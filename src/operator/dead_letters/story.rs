@@ -68,18 +68,11 @@ fn note(event: &Recorded) -> Option<String> {
             format!("attempt {}: {}", failed.attempt, failed.error.code)
         }
         EventType::OrderStatusRequested => read::<StatusRequested>(event)?.status.as_str().to_owned(),
-        EventType::OrderStatusPushed => match read::<StatusPushed>(event)?.provider_status {
-            Some(status) => format!("provider answered {status}"),
-            None => "nothing to send".into(),
-        },
+        EventType::OrderStatusPushed => answered(read::<StatusPushed>(event)?.provider_status),
         EventType::MenuSyncAccepted => format!("provider answered {}", read::<SyncAccepted>(event)?.provider_status),
         EventType::MenuSyncReported => {
-            let ok = read::<SyncReported>(event)?.ok;
-            String::from(if ok {
-                "provider has the menu"
-            } else {
-                "provider refused the menu"
-            })
+            let is_taken = read::<SyncReported>(event)?.ok;
+            format!("provider {} the menu", if is_taken { "has" } else { "refused" })
         }
         EventType::MenuSynced
         | EventType::OperatorActed
@@ -97,10 +90,7 @@ fn note(event: &Recorded) -> Option<String> {
             format!("provider took {}, refused {}", pushed.taken, pushed.refused.len())
         }
         EventType::StoreRequested => read::<StoreRequested>(event)?.state.as_str().to_owned(),
-        EventType::StorePushed => match read::<StorePushed>(event)?.provider_status {
-            Some(status) => format!("provider answered {status}"),
-            None => "nothing to send".into(),
-        },
+        EventType::StorePushed => answered(read::<StorePushed>(event)?.provider_status),
         EventType::OrderIgnored => read::<Ignored>(event)?.reason,
         EventType::OrderRejected => read::<Rejected>(event)?.error.code,
         EventType::OrderForwardFailed => {
@@ -123,6 +113,14 @@ fn note(event: &Recorded) -> Option<String> {
             }
         }
     })
+}
+
+/// What a provider answered to a request, if there was one.
+fn answered(status: Option<u16>) -> String {
+    status.map_or_else(
+        || "nothing to send".into(),
+        |status| format!("provider answered {status}"),
+    )
 }
 
 /// All events of a dead letter's webhook that are still on the log, in its order.

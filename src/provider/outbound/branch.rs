@@ -346,14 +346,7 @@ impl Check {
             self.note(&at("split"), "expected HTTP statuses from 200 to 499, without 401");
         }
         let split: BTreeSet<u16> = table.split.iter().copied().collect();
-        if let Some(refused) = &table.refused {
-            self.pointer(
-                &at("refused.each"),
-                Some(&*refused.each).filter(|each| !each.is_empty()),
-            );
-            self.pointer(&at("refused.id"), Some(&refused.id));
-            self.pointer(&at("refused.code"), refused.code.as_deref());
-        }
+        self.refused(&at, table.refused.as_ref());
         call.done = &(&done | &listed) | &split;
         let kinds = if table.kinds.is_empty() {
             EntryKind::ALL.to_vec()
@@ -372,6 +365,18 @@ impl Check {
             refused: table.refused.clone(),
             split,
             needs_group: uses(&["{group_id", "{entry.group_id"]),
+        }
+    }
+
+    /// Where a partial answer names what was refused.
+    fn refused(&mut self, at: &dyn Fn(&str) -> String, refused: Option<&RefusedTable>) {
+        if let Some(refused) = refused {
+            self.pointer(
+                &at("refused.each"),
+                Some(&*refused.each).filter(|each| !each.is_empty()),
+            );
+            self.pointer(&at("refused.id"), Some(&refused.id));
+            self.pointer(&at("refused.code"), refused.code.as_deref());
         }
     }
 
