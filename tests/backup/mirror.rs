@@ -1,6 +1,11 @@
 //! A mirror of the log on another server, which takes the log's place.
 
-use super::*;
+use serde_json::json;
+
+use super::{
+    recorded::{acts_become, facts},
+    *,
+};
 
 const MIRROR_PASSWORD: &str = "mirror-password-of-the-tests";
 
@@ -100,13 +105,20 @@ async fn a_mirror_follows_and_takes_the_logs_place() {
     mirror.server.restart().await.unwrap();
     refused(&run(&provision, &["streams", "promote"]).await, "not known");
     refused(&run(&provision, &promote).await, "lacks: 1");
-    run(&provision, &["streams", "promote", "--last", &last.to_string()])
-        .await
-        .expect_success();
+    let (known, by, reason) = (last.to_string(), "anna@desk", "the first machine burnt down");
+    let promote = ["streams", "promote", "--last", &known, "--as", by, "--reason", reason];
+    run(&provision, &promote).await.expect_success();
     world.log = Log::open(&mirror).await;
     world.nats = mirror;
     let hub = world.hub().await;
     world.post_orders(&hub, ids("promoted", 3)).await;
     world.at_end(Ends::forwarded(10)).await;
     assert_eq!(world.backend.count(), 10, "nothing is done again");
+    // The first hub that found the note has recorded the act.
+    let promoted = acts_become(&world.nats, &["promote"]).await.remove(0);
+    let (arguments, counts) = (
+        json!({ "last": last, "anyway": false }),
+        json!({ "lastSequence": last, "lacking": 0 }),
+    );
+    assert_eq!(facts(&promoted), json!([by, reason, arguments, counts]));
 }

@@ -13,7 +13,7 @@ async fn acts(nats: &Nats) -> Vec<Value> {
     listed["acts"].as_array().unwrap().clone()
 }
 
-async fn acts_become(nats: &Nats, kinds: &[&str]) -> Vec<Value> {
+pub(super) async fn acts_become(nats: &Nats, kinds: &[&str]) -> Vec<Value> {
     eventually("the acts are recorded", PATIENCE, async || {
         let acts = acts(nats).await;
         if acts.iter().map(|act| &act["kind"]).eq(kinds) {
@@ -26,7 +26,7 @@ async fn acts_become(nats: &Nats, kinds: &[&str]) -> Vec<Value> {
 }
 
 /// Who, why, what, and the result.
-fn facts(act: &Value) -> Value {
+pub(super) fn facts(act: &Value) -> Value {
     json!([act["by"], act["reason"], act["arguments"], act["result"]["counts"]])
 }
 

@@ -43,6 +43,14 @@ pub fn with_note(mut config: Value, note: &ActNote) -> Value {
     config
 }
 
+/// A stream's configuration without notes, as a restore takes it: they are of acts on the log that was backed up.
+pub(super) fn without_notes(mut config: Value) -> Value {
+    if let Some(metadata) = config["metadata"].as_object_mut() {
+        metadata.retain(|key, _| !key.starts_with(PREFIX));
+    }
+    config
+}
+
 /// The notes in a stream's metadata, the oldest first. What this version cannot read is left out.
 pub fn notes<'a>(metadata: impl IntoIterator<Item = (&'a String, &'a String)>) -> Vec<ActNote> {
     let noted = metadata.into_iter().filter(|(key, _)| key.starts_with(PREFIX));
@@ -83,5 +91,10 @@ mod tests {
         assert_eq!(notes(&metadata), [other]);
         // A stream without metadata.
         assert!(with_note(json!({}), &first)["metadata"].is_object());
+        let bare = without_notes(config);
+        assert_eq!(
+            bare,
+            json!({ "name": "EVENTS", "metadata": { "webhook-hub.max_age": "7" } })
+        );
     }
 }

@@ -3,9 +3,10 @@
 use anyhow::Context as _;
 use serde_json::Value;
 
-use super::{EVENTS, EVENTS_FILE, events_file, stream_differences};
+use super::{EVENTS, EVENTS_FILE, events_file, notes::without_notes, stream_differences};
 
-/// The configuration of a backup as the log may have it again; settings that it does not have are those of the file.
+/// The configuration of a backup as the log may have it again; settings that it does not have are those of the file. Notes of acts are
+/// left out: an act that a hub recorded before the backup is on the log of the backup, and whoever changed the file could claim others.
 ///
 /// # Errors
 /// What is set in it that the log may not have, each by its name.
@@ -30,7 +31,7 @@ pub fn restorable(backup: &Value) -> anyhow::Result<Value> {
          If you know why, take these settings out of backup.json",
         refused.join("; ")
     );
-    Ok(config)
+    Ok(without_notes(config))
 }
 
 #[cfg(test)]
@@ -55,6 +56,10 @@ mod tests {
         old["max_age"] = 7.into();
         old["num_replicas"] = 3.into();
         assert_eq!(restorable(&old).unwrap(), old);
+        // No note of an act.
+        let mut noted = old.clone();
+        noted["metadata"]["webhook-hub.act.promote"] = json!("{}");
+        assert_eq!(restorable(&noted).unwrap(), old);
         old.as_object_mut().unwrap().remove("allow_atomic");
         assert_eq!(restorable(&old).unwrap()["allow_atomic"], true);
         for (setting, value) in [
