@@ -38,10 +38,32 @@ async fn apply_creates_what_diff_reports() {
     let diff = run(&provision(&nats), &["streams", "diff"]).await;
     assert_eq!(diff.code, Some(1));
     assert!(diff.stdout.contains("EVENTS is missing"), "{}", diff.said());
-    run(&provision(&nats), &["streams", "apply"]).await.expect_success();
+    let plan = run(&provision(&nats), &["streams", "apply", "--dry-run"])
+        .await
+        .expect_success();
+    assert!(
+        plan.stdout
+            .starts_with("EVENTS: is missing and is created; an empty log")
+            && plan.stdout.contains("\nforward: is missing and is created; hubs begin")
+            && plan.stdout.ends_with("\ndry run, nothing was changed\n"),
+        "{}",
+        plan.said()
+    );
+    let diff = run(&provision(&nats), &["streams", "diff"]).await;
+    assert!(diff.stdout.contains("EVENTS is missing"), "{}", diff.said());
+    // What is told before it is done is what the dry run said.
+    let applied = run(&provision(&nats), &["streams", "apply"]).await.expect_success();
+    assert_eq!(
+        plan.stdout.trim_end_matches("dry run, nothing was changed\n"),
+        applied.stderr
+    );
     run(&provision(&nats), &["streams", "diff"]).await.expect_success();
     // Again, and nothing changes.
-    run(&provision(&nats), &["streams", "apply"]).await.expect_success();
+    let again = run(&provision(&nats), &["streams", "apply", "--json"])
+        .await
+        .expect_success();
+    let again: serde_json::Value = serde_json::from_str(&again.stdout).unwrap();
+    assert_eq!(again["changes"], json!([]));
 
     // What differs is named, and a machine can read it.
     delete_forward(&nats.provision().await).await;
@@ -50,7 +72,15 @@ async fn apply_creates_what_diff_reports() {
     let difference = json!({ "difference": "forward is missing", "dangerous": true });
     let expected = json!({ "differences": [difference], "chosen": [] });
     assert_eq!((diff.code, differences), (Some(1), expected));
-    run(&provision(&nats), &["streams", "apply"]).await.expect_success();
+    let applied = run(&provision(&nats), &["streams", "apply", "--json"])
+        .await
+        .expect_success();
+    let applied: serde_json::Value = serde_json::from_str(&applied.stdout).unwrap();
+    let change = json!({
+        "of": "forward", "what": "is missing and is created",
+        "consequence": "hubs begin or go on by themselves, and process no event twice",
+    });
+    assert_eq!(applied["changes"], json!([change]));
     run(&provision(&nats), &["streams", "diff"]).await.expect_success();
 
     // A consumer that only reads lanes keeps no position, and is made anew where any setting differs.
@@ -64,7 +94,12 @@ async fn apply_creates_what_diff_reports() {
     lanes.create_consumer(other).await.unwrap();
     let diff = run(&provision(&nats), &["streams", "diff"]).await;
     assert!(diff.stdout.contains("read-forward: ack_policy"), "{}", diff.said());
-    run(&provision(&nats), &["streams", "apply"]).await.expect_success();
+    let applied = run(&provision(&nats), &["streams", "apply"]).await.expect_success();
+    assert!(
+        applied.stderr.starts_with("read-forward: is deleted and created"),
+        "{}",
+        applied.said()
+    );
     let diff = run(&provision(&nats), &["streams", "diff"]).await.expect_success();
     assert!(!diff.stdout.contains("read-forward"), "{}", diff.said());
 }
@@ -234,10 +269,26 @@ async fn an_operators_choices_are_compared() {
     let ran = apply(&["--replicas", "3"]).await;
     assert_eq!(ran.code, Some(1), "{}", ran.said());
     assert!(ran.stderr.contains("cluster"), "{}", ran.said());
-    let ran = apply(&["--max-age", "30d", "--max-bytes", "20gb"])
+    let limits = ["--max-age", "30d", "--max-bytes", "20gb"];
+    let plan = apply(&[&limits[..], &["--dry-run", "--json"]].concat())
         .await
         .expect_success();
+    let plan: serde_json::Value = serde_json::from_str(&plan.stdout).unwrap();
+    let whats: Vec<_> = plan["changes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|change| &change["what"])
+        .collect();
+    assert_eq!(whats, ["max_age 90d becomes 30d", "max_bytes 56.0 GB becomes 20.0 GB"]);
+    let ran = apply(&limits).await.expect_success();
     assert!(ran.stdout.contains("EVENTS max_bytes 21474836480"), "{}", ran.said());
+    assert!(
+        ran.stderr
+            .contains("EVENTS: max_age 90d becomes 30d; older events are deleted"),
+        "{}",
+        ran.said()
+    );
     // It stays even if `apply` runs without it.
     apply(&[]).await.expect_success();
     run(&provision, &["streams", "diff"]).await.expect_success();

@@ -2,7 +2,7 @@
 //!
 //! The serving hub only compares. `webhook-hub streams apply`, with the rights for it, creates what is missing and changes
 //! what an operator chose ([`choices`]). `consumers` derives the durable consumers from the list of stages, `compare` tells
-//! dangerous differences from harmless ones, `absent` handles a consumer that is deleted under the running hub, [`mirror`] the
+//! dangerous differences from harmless ones, `plan` tells what is changed before it is, `absent` handles a consumer that is deleted under the running hub, [`mirror`] the
 //! log on another server, `restorable` what a backup may bring, [`restoring`] a log that is not complete yet, [`notes`] what a
 //! hub is to record of the acts of `provision`.
 
@@ -14,6 +14,7 @@ mod compare;
 mod consumers;
 pub mod mirror;
 pub mod notes;
+mod plan;
 mod restorable;
 pub mod restoring;
 
@@ -24,9 +25,10 @@ use serde_json::{Map, Value};
 use self::compare::compare;
 pub use self::{
     absent::wait_for,
-    apply::{ApplyOptions, apply, more_than_kept, older_than_kept},
+    apply::{Applied, ApplyOptions, apply, more_than_kept, older_than_kept},
     choices::{Choice, Setting},
     compare::Difference,
+    plan::{Change, planned},
     restorable::restorable,
 };
 use super::{EVENTS, connection::Connection};

@@ -13,7 +13,7 @@ use crate::{
     config::{self, Environment},
     journal::{
         connection::{Connection, PROVISION_INBOX},
-        streams::{self, Choice, Difference, Setting, mirror},
+        streams::{self, Applied, Change, Choice, Difference, Setting, mirror},
     },
     text::parse_duration,
 };
@@ -36,6 +36,9 @@ pub enum Action {
         /// What to choose.
         #[command(flatten)]
         chosen: Chosen,
+        /// Says what would be changed and what would follow from it; changes nothing.
+        #[arg(long)]
+        dry_run: bool,
         /// Who, and why.
         #[command(flatten)]
         act: ActOptions,
@@ -150,9 +153,17 @@ pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> a
         let followed = with_rights(&connection, &settings, mirror::follow(&connection, domain, &order)).await?;
         return say_followed(followed, as_json);
     }
+    if let Action::Apply {
+        chosen, dry_run: true, ..
+    } = action
+    {
+        let order = chosen.order();
+        let planned = with_rights(&connection, &settings, streams::planned(&connection, &order)).await?;
+        return say_planned(&planned, as_json);
+    }
     let work = async {
-        let differences = match action {
-            Action::Apply { chosen, act } => {
+        let applied = match action {
+            Action::Apply { chosen, act, .. } => {
                 let acted = act.acted(environment, ActKind::ApplyStreams, json!({ "forget": chosen.forget }))?;
                 let order = streams::ApplyOptions {
                     acted: Some(acted),
@@ -169,11 +180,14 @@ pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> a
                 ));
                 streams::apply(&connection, &Chosen::default().order(), tell).await?
             }
-            Action::Diff | Action::Mirror { .. } => streams::differences(&connection).await?,
+            Action::Diff | Action::Mirror { .. } => Applied {
+                differences: streams::differences(&connection).await?,
+                ..Applied::default()
+            },
         };
-        anyhow::Ok((differences, streams::chosen(&connection).await?))
+        anyhow::Ok((applied, streams::chosen(&connection).await?))
     };
-    let (differences, chosen) = with_rights(&connection, &settings, work).await?;
+    let (Applied { changes, differences }, chosen) = with_rights(&connection, &settings, work).await?;
     let text = match differences.as_slice() {
         [] => format!("NATS is set up as the files in streams/ say{}", but(&chosen)),
         some => some.iter().map(line).collect::<Vec<_>>().join("\n"),
@@ -186,7 +200,11 @@ pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> a
         .iter()
         .map(|(stream, choice)| json!({ "stream": stream, "chosen": choice.to_string() }))
         .collect();
-    print(as_json, &json!({ "differences": shown, "chosen": chosen }), text)?;
+    let mut found = json!({ "differences": shown, "chosen": chosen });
+    if !matches!(action, Action::Diff) {
+        found["changes"] = json!(changes);
+    }
+    print(as_json, &found, text)?;
     let failed = differences
         .iter()
         .any(|one| one.dangerous || matches!(action, Action::Diff));
@@ -206,6 +224,15 @@ fn but(chosen: &[(&str, Choice)]) -> String {
         let _ = write!(text, "{separator}{stream} {choice}");
     }
     text
+}
+
+fn say_planned(planned: &[Change], as_json: bool) -> anyhow::Result<ExitCode> {
+    let mut text = planned
+        .iter()
+        .fold(String::new(), |text, change| format!("{text}{change}\n"));
+    text.push_str("dry run, nothing was changed");
+    print(as_json, &json!({ "dryRun": true, "changes": planned }), text)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn say_followed(followed: mirror::Followed, as_json: bool) -> anyhow::Result<ExitCode> {

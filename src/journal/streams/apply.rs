@@ -4,20 +4,21 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use chrono::{DateTime, TimeDelta, Utc};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{
-    Difference, EVENTS, LEASES, STREAMS, api,
-    choices::{Choice, Setting, with_choices},
-    consumers::{self, WantedConsumer},
+    Difference, EVENTS, api,
+    choices::{Choice, Setting},
+    consumers::WantedConsumer,
     differences,
     notes::{ActNote, with_note},
+    plan::{self, Change, ConsumerStep, PlannedStream},
     restoring,
 };
 use crate::{
     event::operator::{ActResult, Acted},
-    journal::{connection::Connection, form},
+    journal::connection::Connection,
 };
 
 /// How long copies may make no progress before the command gives up: an election takes up to ten seconds, a large message
@@ -67,88 +68,73 @@ impl ApplyOptions {
     }
 }
 
+/// What was done.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// What was changed.
+    pub changes: Vec<Change>,
+    /// What still differs from the files and from what was chosen.
+    pub differences: Vec<Difference>,
+}
+
 /// Creates what is missing, brings the consumers up to date (they keep their positions), changes what was chosen, and waits until
-/// the copies are current. `say` hears how far it is. Returns what still differs.
+/// the copies are current. `say` hears each change and its consequence before the first one is made, then how far it is.
 ///
 /// # Errors
 /// If NATS refuses or does not answer; if copies make no progress; if something would be lost that the operator
 /// did not ask for; if a restore of the log was interrupted.
-pub async fn apply(
-    connection: &Connection,
-    order: &ApplyOptions,
-    say: impl Fn(String),
-) -> anyhow::Result<Vec<Difference>> {
+pub async fn apply(connection: &Connection, order: &ApplyOptions, say: impl Fn(String)) -> anyhow::Result<Applied> {
     // Checked before anything is changed.
-    match api::stream_info(connection, EVENTS).await? {
-        Some(info) => restoring::refuse(EVENTS, &info["config"])?,
-        None if order.forget => {}
-        None => {
-            if let Some(interrupted) = restoring::missing_log(connection).await? {
-                bail!("{interrupted}");
-            }
-        }
+    let plan = plan::read(connection, order).await?;
+    for change in &plan.changes {
+        say(change.to_string());
     }
-    // If LEASES exists, an instance of an older version, which cannot read the compact form, may hold the stages.
-    let is_new_server = api::stream_info(connection, LEASES).await?.is_none();
     let mut changed = Vec::new();
-    for (name, file) in STREAMS {
-        let file: Map<String, Value> = serde_json::from_str(file)?;
-        match api::stream_info(connection, name).await? {
-            None => {
-                let mut config = with_choices(name, &file, &Value::Object(file.clone()), &order.choices);
-                if name == EVENTS && is_new_server {
-                    config = form::marked(config);
-                }
-                placed(connection, &format!("STREAM.CREATE.{name}"), (name, &config), &say)
-                    .await
-                    .with_context(|| format!("cannot create stream {name}"))?;
-            }
-            Some(info) => {
-                let config = with_choices(name, &file, &info["config"], &order.choices);
-                if config != info["config"] {
-                    if !order.forget {
-                        forgets_nothing(name, &config, &info)?;
-                    }
-                    let config = match name {
-                        EVENTS => order.noted(&info["config"], config),
-                        _ => config,
-                    };
-                    placed(connection, &format!("STREAM.UPDATE.{name}"), (name, &config), &say)
-                        .await
-                        .with_context(|| format!("cannot change stream {name}"))?;
-                    changed.push((name, config["num_replicas"].as_u64().unwrap_or(1)));
-                }
-            }
+    for PlannedStream { name, before, config } in plan.streams {
+        let (what, config) = match &before {
+            None => ("CREATE", config),
+            Some(before) if name == EVENTS => ("UPDATE", order.noted(before, config)),
+            Some(_) => ("UPDATE", config),
+        };
+        placed(connection, &format!("STREAM.{what}.{name}"), (name, &config), &say)
+            .await
+            .with_context(|| match &before {
+                None => format!("cannot create stream {name}"),
+                Some(_) => format!("cannot change stream {name}"),
+            })?;
+        if before.is_some() {
+            changed.push((name, config["num_replicas"].as_u64().unwrap_or(1)));
         }
     }
     // The log is complete now, so an interrupted restore no longer matters.
     restoring::end(connection).await?;
-    let wanted = consumers::all()?;
-    for consumer in &wanted {
-        bring_up_to_date(connection, consumer).await?;
+    for (consumer, step) in &plan.consumers {
+        bring_up_to_date(connection, consumer, *step).await?;
     }
     for (name, replicas) in changed {
         until_current(connection, name, &format!("STREAM.INFO.{name}"), replicas, &say).await?;
-        for WantedConsumer { name: consumer, .. } in wanted.iter().filter(|wanted| wanted.stream == name) {
-            let what = format!("CONSUMER.INFO.{name}.{consumer}");
-            until_current(connection, consumer, &what, replicas, &say).await?;
+        for (consumer, _) in plan.consumers.iter().filter(|(wanted, _)| wanted.stream == name) {
+            let what = format!("CONSUMER.INFO.{name}.{}", consumer.name);
+            until_current(connection, &consumer.name, &what, replicas, &say).await?;
         }
     }
-    differences(connection).await
+    Ok(Applied {
+        changes: plan.changes,
+        differences: differences(connection).await?,
+    })
 }
 
 /// Creates a consumer, or changes it where events depend on the difference.
-async fn bring_up_to_date(connection: &Connection, consumer: &WantedConsumer) -> anyhow::Result<()> {
-    let differences = consumer.differences(connection).await?;
-    let is_missing = differences.iter().any(|one| one.setting.is_empty());
-    let differs_and_has_no_position = consumer.is_dispensable() && !differences.is_empty();
-    if differs_and_has_no_position && !is_missing {
-        // Such a consumer is reset before each use, so it may be replaced. Some of its settings, such as the acknowledgement policy,
-        // cannot be changed.
+async fn bring_up_to_date(
+    connection: &Connection,
+    consumer: &WantedConsumer,
+    step: ConsumerStep,
+) -> anyhow::Result<()> {
+    if step == ConsumerStep::Replace {
         let what = format!("CONSUMER.DELETE.{}.{}", consumer.stream, consumer.name);
         api::ask(connection, &what, &Value::Null, api::ANSWER).await?;
     }
-    if is_missing || differs_and_has_no_position || differences.iter().any(|one| one.dangerous) {
+    if step != ConsumerStep::Keep {
         consumer.create(connection).await?;
     }
     Ok(())
