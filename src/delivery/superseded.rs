@@ -32,17 +32,15 @@ use crate::{
         outcome::{DUPLICATE_WEBHOOK, Forwarded, SUPERSEDED},
         push::StatusPushed,
     },
-    journal::{
-        codec,
-        connection::Connection,
-        read::{Entry, LogReader, Start},
-    },
+    journal::{codec, connection::Connection, read::Start},
 };
 
 pub mod news;
 mod order;
+mod search;
 
-pub use self::order::of_repeat;
+pub(crate) use self::search::find;
+pub use self::{order::of_repeat, search::Searches};
 
 /// News that are this much younger than their webhook come from a retry of the webhook by a person; fetching a provider's order
 /// takes less.
@@ -51,8 +49,6 @@ const LATE: TimeDelta = TimeDelta::minutes(1);
 const CLOCK_SKEW: TimeDelta = TimeDelta::minutes(5);
 /// The subject token of any branch.
 const ANY_BRANCH: &str = "*";
-/// At most this many events of one order are compared, the latest ones: far more than a provider sends about an order.
-const MAX_FOUND: usize = 1000;
 
 /// Knows the acceptances of an order's webhooks, beyond what the events about them say.
 pub trait KnownAcceptances: Send + Sync {
@@ -75,6 +71,9 @@ pub trait KnownAcceptances: Send + Sync {
 
     /// The longest time between the acceptances of two webhooks of one order; after it, the same number means another order.
     fn window(&self) -> TimeDelta;
+
+    /// What earlier searches found; none if each search reads the log from its start.
+    fn searches(&self) -> Option<&Searches>;
 }
 
 impl<T: KnownAcceptances> KnownAcceptances for &T {
@@ -93,6 +92,10 @@ impl<T: KnownAcceptances> KnownAcceptances for &T {
     fn window(&self) -> TimeDelta {
         (*self).window()
     }
+
+    fn searches(&self) -> Option<&Searches> {
+        (*self).searches()
+    }
 }
 
 /// For a stage that handles no events of orders.
@@ -110,6 +113,10 @@ impl KnownAcceptances for NoOrders {
 
     fn window(&self) -> TimeDelta {
         TimeDelta::MAX
+    }
+
+    fn searches(&self) -> Option<&Searches> {
+        None
     }
 }
 
@@ -269,25 +276,25 @@ pub async fn by(
     // Of any branch, because the branch may have been unknown when the event was published and known later.
     let of_any_branch = |event_type| subjects(event, event_type, ANY_BRANCH);
     let of_branch = |event_type| subjects(event, event_type, &branch_token(event));
-    let after = Start::Sequence(event.sequence + 1);
+    let (after, searches) = (Start::Sequence(event.sequence + 1), acceptances.searches());
     match event.envelope.event_type {
         EventType::MenuSyncRequested => {
             let subjects = of_branch(EventType::MenuSyncRequested);
-            let found = find(connection, event, subjects, after, |_| true).await?;
+            let found = find(connection, searches, event, (subjects, after), |_| true).await?;
             Ok(newest(found, Newer::Menu))
         }
         EventType::StoreRequested => {
             let subjects = of_branch(EventType::StoreRequested);
-            let found = find(connection, event, subjects, after, |_| true).await?;
+            let found = find(connection, searches, event, (subjects, after), |_| true).await?;
             Ok(newest(found, Newer::StoreState))
         }
         EventType::OrderStatusRequested => {
             let subjects = of_any_branch(EventType::OrderStatusPushed);
-            let found = find(connection, event, subjects, after, is_newer_status).await?;
+            let found = find(connection, searches, event, (subjects, after), is_newer_status).await?;
             if let Some(told) = newest(found, Newer::Status) {
                 return Ok(Some(told));
             }
-            order::another(connection, event, ANY_BRANCH, acceptances.window()).await
+            order::another(connection, event, ANY_BRANCH, acceptances).await
         }
         EventType::OrderTransformed => order::superseded(connection, event, acceptances).await,
         _ => Ok(None),
@@ -298,38 +305,6 @@ pub async fn by(
 pub(crate) fn subjects(event: &Recorded, event_type: EventType, branch: &str) -> String {
     let (root, provider) = (event_type.subject_root(), codec::token(&event.envelope.provider));
     format!("{root}.{provider}.{branch}.*")
-}
-
-/// The events on these subjects that are about the same order or menu and match, in the log's order.
-pub(crate) async fn find(
-    connection: &Connection,
-    event: &Recorded,
-    subjects: String,
-    start: Start,
-    matches: impl Fn(&Recorded) -> bool,
-) -> anyhow::Result<Vec<Recorded>> {
-    let envelope = &event.envelope;
-    let mut reader = LogReader::of_subjects(connection, subjects, start);
-    let mut found = Vec::new();
-    loop {
-        let entries = reader.next_batch().await?;
-        if entries.is_empty() {
-            return Ok(found);
-        }
-        for entry in entries {
-            let Entry::Event(later) = entry else { continue };
-            let branches = later.envelope.branch.as_ref().zip(envelope.branch.as_ref());
-            let is_same = later.envelope.provider == envelope.provider
-                && later.envelope.external_order_id == envelope.external_order_id
-                && branches.is_none_or(|(one, other)| one == other);
-            if is_same && matches(&later) {
-                found.push(*later);
-                if found.len() > MAX_FOUND {
-                    found.remove(0);
-                }
-            }
-        }
-    }
 }
 
 fn payload<T: DeserializeOwned>(event: &Recorded) -> Option<T> {

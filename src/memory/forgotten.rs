@@ -43,7 +43,12 @@ impl Orders {
         let mut ends = Vec::new();
         for event_type in ENDS {
             let subjects = superseded::subjects(event, event_type, &branch);
-            ends.extend(superseded::find(&self.connection, event, subjects, start, |_| true).await?);
+            ends.extend(
+                superseded::find(&self.connection, Some(&self.searches), event, (subjects, start), |_| {
+                    true
+                })
+                .await?,
+            );
         }
         ends.sort_unstable_by_key(|end| end.sequence);
         Ok(ends)

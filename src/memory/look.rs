@@ -6,7 +6,7 @@ use chrono::TimeDelta;
 
 use super::{AnnouncedBy, EntryState, IndexEntry, Orders, lock};
 use crate::{
-    delivery::superseded::{self, KnownAcceptances},
+    delivery::superseded::{self, KnownAcceptances, Searches},
     event::{EventId, Recorded},
     journal::read::{Start, event_at},
 };
@@ -225,5 +225,9 @@ impl KnownAcceptances for Orders {
 
     fn window(&self) -> TimeDelta {
         self.window
+    }
+
+    fn searches(&self) -> Option<&Searches> {
+        Some(&self.searches)
     }
 }

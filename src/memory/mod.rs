@@ -37,6 +37,7 @@ use self::{
     waiting::{WATCH_EVERY, Waiting},
 };
 use crate::{
+    delivery::superseded::Searches,
     event::{Envelope, EventId, EventType, NewEvent, Recorded, outcome::DeadLettered, stage::FORWARD},
     journal::{
         EVENTS, Journal,
@@ -101,6 +102,8 @@ pub struct Orders {
     wanted: Notify,
     /// Requests that wait for the outcome of their webhook.
     waiting: Waiting,
+    /// Where events about orders are that retries asked for.
+    searches: Searches,
     /// Which log the memory is of, and what was read of it last.
     log: Mutex<Remembered>,
     /// What this instance appended itself, by sequence, as far as it was not read yet. Nothing else says whether that is still on the
@@ -131,6 +134,7 @@ impl Orders {
             is_warm: watch::Sender::new(false),
             wanted: Notify::new(),
             waiting: Waiting::default(),
+            searches: Searches::default(),
             log: Mutex::default(),
             ahead: Mutex::default(),
             compared_at: AtomicU64::new(0),

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 
 use super::{
     KnownAcceptances, Newer, NewerEvent, branch_token, find, from,
@@ -43,9 +43,8 @@ pub(super) async fn superseded(
         return of_creation(connection, event, &told, acceptances).await;
     }
     // A person who has it sent again although the backend has it says which order it is about.
-    let window = acceptances.window();
     if !event.is_again
-        && let Some(other) = another(connection, event, &branch_token(event), window).await?
+        && let Some(other) = another(connection, event, &branch_token(event), acceptances).await?
     {
         return Ok(Some(other));
     }
@@ -103,7 +102,14 @@ async fn outcomes(
         acceptances.begin(event).await?
     };
     let subjects = subjects(event, event_type, &branch_token(event));
-    find(connection, event, subjects, begin, is_other_run).await
+    find(
+        connection,
+        acceptances.searches(),
+        event,
+        (subjects, begin),
+        is_other_run,
+    )
+    .await
 }
 
 /// What superseded an announcement: if another one created the order, a later change of its lines; otherwise that the order was called
@@ -280,8 +286,9 @@ pub(super) async fn another(
     connection: &Connection,
     event: &Recorded,
     branch: &str,
-    window: TimeDelta,
+    acceptances: &impl KnownAcceptances,
 ) -> anyhow::Result<Option<NewerEvent>> {
+    let window = acceptances.window();
     let is_another = |outcome: &Recorded| {
         let (one, other) = (&event.envelope, &outcome.envelope);
         other.is_creation() && other.received_at - one.received_at > window && may_be_created(outcome)
@@ -293,7 +300,7 @@ pub(super) async fn another(
     let after = Start::Sequence(event.sequence + 1);
     for event_type in [EventType::OrderForwarded, EventType::OrderDeadLettered] {
         let subjects = subjects(event, event_type, branch);
-        let found = find(connection, event, subjects, after, is_another).await?;
+        let found = find(connection, acceptances.searches(), event, (subjects, after), is_another).await?;
         if let Some(first) = found.first() {
             return Ok(Some(NewerEvent::of_order(Newer::AnotherOrder, first)));
         }

@@ -20,7 +20,7 @@ use crate::{
         read::{self, Entry, LogReader, Start, event_at, located_at},
     },
     operator::{
-        dead_letters::acceptances::newer_than,
+        dead_letters::acceptances::LogAcceptances,
         queries::replay::{Asked, EventEnd, Range, Readings, Surveyed, survey},
     },
     projection::rebuild::{Progress, Tell},
@@ -132,6 +132,7 @@ pub async fn plan(log: &Connection, readings: &Readings, wanted: &Wanted, tell: 
     };
     let surveyed = survey(log, &range, tell).await?;
     let of = surveyed.len() as u64;
+    let acceptances = LogAcceptances::new(log, wanted.window);
     for (done, event) in surveyed.into_iter().enumerate() {
         tell(Progress {
             phase: "looking for newer news",
@@ -143,7 +144,7 @@ pub async fn plan(log: &Connection, readings: &Readings, wanted: &Wanted, tell: 
         };
         if is_expired(&event, readings) {
             planned.expired += 1;
-        } else if is_overtaken(log, candidate, wanted.window).await? {
+        } else if is_overtaken(log, candidate, &acceptances).await? {
             planned.overtaken += 1;
         } else {
             planned.lost += usize::from(event.end == EventEnd::Lost);
@@ -190,7 +191,11 @@ fn is_expired(event: &Surveyed, readings: &Readings) -> bool {
 }
 
 /// Whether newer news of its order reached the backend. The stage looks again when its turn comes.
-async fn is_overtaken(log: &Connection, candidate: Candidate, window: TimeDelta) -> anyhow::Result<bool> {
+async fn is_overtaken(
+    log: &Connection,
+    candidate: Candidate,
+    acceptances: &LogAcceptances<'_>,
+) -> anyhow::Result<bool> {
     let Some(event) = event_at(log, candidate.sequence).await? else {
         return Ok(false);
     };
@@ -198,8 +203,7 @@ async fn is_overtaken(log: &Connection, candidate: Candidate, window: TimeDelta)
         is_again: candidate.is_again,
         ..event
     };
-    let newer = newer_than(log, event, window).await?;
-    Ok(newer.is_some())
+    Ok(acceptances.newer_than(event).await?.is_some())
 }
 
 /// Makes the requests, each of an order behind those before, and follows their results.

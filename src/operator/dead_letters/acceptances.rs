@@ -7,7 +7,7 @@ use chrono::TimeDelta;
 use crate::{
     config::{self, Environment},
     dead_letters::retry::RETRY,
-    delivery::superseded::{self, KnownAcceptances, NewerEvent},
+    delivery::superseded::{self, KnownAcceptances, NewerEvent, Searches},
     event::{EventId, EventType, Recorded},
     fault_injection,
     journal::{
@@ -29,27 +29,35 @@ pub(super) fn window(environment: &Environment) -> anyhow::Result<TimeDelta> {
     Ok(TimeDelta::from_std(window)?)
 }
 
-/// What would supersede an event if it were retried now. The stage checks again when it handles the request.
-///
-/// # Errors
-/// If NATS does not answer.
-pub(in crate::operator) async fn newer_than(
-    connection: &Connection,
-    event: Recorded,
-    window: TimeDelta,
-) -> anyhow::Result<Option<NewerEvent>> {
-    let event = Recorded {
-        run: Some(event.envelope.id.derive(RETRY)),
-        ..event
-    };
-    superseded::by(connection, &event, &LogAcceptances { connection, window }).await
-}
-
-/// The acceptances on the log.
-struct LogAcceptances<'a> {
+/// Says what would supersede events if they were retried now. The stage checks again when it handles the request.
+pub(in crate::operator) struct LogAcceptances<'a> {
     connection: &'a Connection,
     /// `ORDER_MEMORY`.
     window: TimeDelta,
+    searches: Searches,
+}
+
+impl<'a> LogAcceptances<'a> {
+    /// `window`: `ORDER_MEMORY`.
+    pub(in crate::operator) fn new(connection: &'a Connection, window: TimeDelta) -> Self {
+        Self {
+            connection,
+            window,
+            searches: Searches::default(),
+        }
+    }
+
+    /// What would supersede an event.
+    ///
+    /// # Errors
+    /// If NATS does not answer.
+    pub(in crate::operator) async fn newer_than(&self, event: Recorded) -> anyhow::Result<Option<NewerEvent>> {
+        let event = Recorded {
+            run: Some(event.envelope.id.derive(RETRY)),
+            ..event
+        };
+        superseded::by(self.connection, &event, self).await
+    }
 }
 
 impl KnownAcceptances for LogAcceptances<'_> {
@@ -92,5 +100,9 @@ impl KnownAcceptances for LogAcceptances<'_> {
 
     fn window(&self) -> TimeDelta {
         self.window
+    }
+
+    fn searches(&self) -> Option<&Searches> {
+        Some(&self.searches)
     }
 }
