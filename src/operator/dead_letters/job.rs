@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{
     Retry,
-    acceptances::{newer_than, window},
+    acceptances::{LogAcceptances, window},
     causes::CausesText,
     counted, printable, time_text,
 };
@@ -43,8 +43,8 @@ use crate::{
 
 /// How often `show --wait` looks.
 const LOOK: Duration = Duration::from_millis(500);
-/// Exit status of a job that is not started because no person confirmed it. clap uses the same for wrong usage.
-const NOT_CONFIRMED: u8 = 2;
+/// Exit status where retries are not requested because no person confirmed them. clap uses the same for wrong usage.
+pub(super) const NOT_CONFIRMED: u8 = 2;
 
 /// What to do with jobs.
 #[derive(Debug, Clone, Subcommand)]
@@ -93,8 +93,7 @@ pub(super) async fn start(
     options: &Retry,
     as_json: bool,
 ) -> anyhow::Result<ExitCode> {
-    let filter = options.filter.filter();
-    let preview = preview(log, environment, options, &filter).await?;
+    let preview = read_preview(log, environment, options).await?;
     if options.dry_run || preview.count == 0 {
         let end = if options.dry_run {
             "; dry run, nothing was changed"
@@ -108,7 +107,7 @@ pub(super) async fn start(
         return Ok(ExitCode::from(NOT_CONFIRMED));
     }
     let started = JobStarted {
-        filter,
+        filter: options.filter.filter(),
         menus: options.menus,
         last_sequence: preview.last_sequence,
         expected: preview.count + preview.menus_left_out,
@@ -144,25 +143,39 @@ pub(super) async fn start(
     Ok(ExitCode::SUCCESS)
 }
 
-/// What a job with this filter would retry.
-async fn preview(log: &Log, environment: &Environment, options: &Retry, filter: &Filter) -> anyhow::Result<Preview> {
+/// What a retry by these options would be about.
+async fn read_preview(log: &Log, environment: &Environment, options: &Retry) -> anyhow::Result<Preview> {
+    let filter = options.filter.filter();
     let (mut preview, to_examine) = preview::read(
         log,
         &PreviewOptions {
-            filter,
+            filter: &filter,
             menus: options.menus,
             order_ttl: &config::order_ttls(environment)?,
         },
     )
     .await?;
+    let acceptances = LogAcceptances::new(&log.connection, window(environment)?);
     for sequence in to_examine {
         if let Some(event) = log.event(sequence).await? {
-            let newer = newer_than(&log.connection, event, window(environment)?).await?;
+            let newer = acceptances.newer_than(event).await?;
             preview.superseded += u64::from(newer.is_some_and(|newer| !newer.is_repeat()));
         }
         preview.examined += 1;
     }
     Ok(preview)
+}
+
+/// Asks before all open letters are retried, where there is a person to ask. A script that names `--all` goes on.
+///
+/// # Errors
+/// If NATS does not answer, or the terminal cannot be read.
+pub(super) async fn may_retry_all(log: &Log, environment: &Environment, options: &Retry) -> anyhow::Result<bool> {
+    if options.yes || options.dry_run || !io::stdin().is_terminal() {
+        return Ok(true);
+    }
+    let preview = read_preview(log, environment, options).await?;
+    Ok(preview.count == 0 || is_confirmed(&preview)?)
 }
 
 /// Asks the person at the terminal. Without a terminal nothing is confirmed.

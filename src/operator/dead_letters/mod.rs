@@ -137,8 +137,8 @@ pub struct Retry {
     /// Letters a second that a job requests.
     #[arg(long, value_name = "LETTERS", value_parser = job::rate, default_value_t = DEFAULT_RATE, conflicts_with_all = ["ids", "all"])]
     rate: u32,
-    /// Starts a job without asking.
-    #[arg(long, conflicts_with_all = ["ids", "all"])]
+    /// Starts a job without asking; with --all, does not ask at a terminal.
+    #[arg(long, conflicts_with = "ids")]
     yes: bool,
     /// Only shows which retries would be requested.
     #[arg(long)]

@@ -8,14 +8,13 @@
 use std::{fmt, io::Write, process::ExitCode};
 
 use anyhow::{Context as _, bail};
-use chrono::TimeDelta;
 use serde::Serialize;
 use serde_json::json;
 
 use super::{
     Retry,
-    acceptances::{newer_than, window},
-    counted, printable,
+    acceptances::{LogAcceptances, window},
+    counted, job, printable,
 };
 use crate::{
     config::{Environment, EventLog},
@@ -98,6 +97,9 @@ pub(super) async fn run(
     options: &Retry,
     as_json: bool,
 ) -> anyhow::Result<ExitCode> {
+    if options.all && !job::may_retry_all(log, environment, options).await? {
+        return Ok(ExitCode::from(job::NOT_CONFIRMED));
+    }
     let format = EventLog::from_environment(environment)?.format;
     let mut asking = Asking {
         log,
@@ -108,7 +110,7 @@ pub(super) async fn run(
             job: None,
         },
         as_json,
-        window: window(environment)?,
+        acceptances: LogAcceptances::new(&log.connection, window(environment)?),
         report: Report {
             dry_run: options.dry_run,
             count: 0,
@@ -153,8 +155,8 @@ struct Asking<'a> {
     log: &'a Log,
     requester: Requester,
     as_json: bool,
-    /// `ORDER_MEMORY`.
-    window: TimeDelta,
+    /// For a dry run.
+    acceptances: LogAcceptances<'a>,
     report: Report,
 }
 
@@ -245,7 +247,7 @@ impl Asking<'_> {
         let Some(event) = self.log.event(given_up.sequence).await? else {
             return Ok(None);
         };
-        newer_than(&self.log.connection, event, self.window).await
+        self.acceptances.newer_than(event).await
     }
 
     fn note(&mut self, letter: &Letter, given_up: GivenUp, newer: Option<NewerEvent>) -> anyhow::Result<()> {
