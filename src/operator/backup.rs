@@ -96,15 +96,24 @@ pub(super) async fn connect(settings: &config::Nats, name: &str) -> anyhow::Resu
 
 /// Reports progress every [`SAY_EVERY`].
 pub(super) fn progress(verb: &'static str, about: u64) -> impl FnMut(u64) {
-    let mut said = Instant::now();
+    let (began, mut said) = (Instant::now(), Instant::now());
     move |bytes| {
         if said.elapsed() >= SAY_EVERY {
             said = Instant::now();
-            let megabytes = |bytes: u64| bytes as f64 / 1e6;
-            let (now, all) = (megabytes(bytes), megabytes(about));
-            tell(format!("{verb}: {now:.1} MB of about {all:.1} MB"));
+            tell(how_far(verb, (bytes, about), began.elapsed()));
         }
     }
+}
+
+fn how_far(verb: &str, (bytes, about): (u64, u64), since: Duration) -> String {
+    let megabytes = |bytes: u64| bytes as f64 / 1e6;
+    let rate = megabytes(bytes) / since.as_secs_f64().max(0.001);
+    let left = match megabytes(about.saturating_sub(bytes)) / rate {
+        seconds if seconds.is_finite() => format!("{seconds:.0} s left"),
+        _ => "not known how long".to_owned(),
+    };
+    let (now, all) = (megabytes(bytes), megabytes(about));
+    format!("{verb}: {now:.1} MB of about {all:.1} MB, {rate:.1} MB/s, {left}")
 }
 
 /// Makes a backup of the log.
@@ -309,5 +318,20 @@ impl AsyncWrite for Hashing {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.file).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_has_rate_and_time_left() {
+        let said = how_far("sent", (20_000_000, 80_000_000), Duration::from_secs(4));
+        assert_eq!(said, "sent: 20.0 MB of about 80.0 MB, 5.0 MB/s, 12 s left");
+        let more = how_far("sent", (90_000_000, 80_000_000), Duration::from_secs(4));
+        assert!(more.ends_with("22.5 MB/s, 0 s left"), "{more}");
+        let none = how_far("sent", (0, 80_000_000), Duration::from_secs(4));
+        assert!(none.ends_with("0.0 MB/s, not known how long"), "{none}");
     }
 }
