@@ -8,6 +8,7 @@ mod orders_list;
 mod orders_indexes;
 mod rebuild;
 mod rebuild_killed;
+mod rebuild_traffic;
 mod replay;
 mod replay_elsewhere;
 mod replay_forward;

@@ -1,7 +1,5 @@
 //! `rebuild`: the tables from the log again, while hubs write.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use async_nats::jetstream::stream;
 use serde_json::{Value, json};
 
@@ -85,51 +83,6 @@ async fn a_damaged_table_is_made_again() {
     assert_eq!(kinds, ["rebuild", "forget-rebuild"]);
     assert_eq!(acts[0]["result"]["counts"]["tables"], json!(["hub.orders"]));
     assert_eq!(acts[1]["result"]["counts"], json!({ "dropped": true }));
-}
-
-/// All tables are dropped while orders come in: intake and forwarding do not notice, and the tables come back.
-#[tokio::test(flavor = "multi_thread")]
-async fn all_tables_are_dropped_under_traffic() {
-    let world = World::new().await;
-    let hub = world.hub().await;
-    world.post_orders(&hub, ids("before", 20)).await;
-    world.at_end(Ends::forwarded(20)).await;
-    let is_over = AtomicBool::new(false);
-    let posting = async {
-        let mut posted = 0;
-        while !is_over.load(Ordering::Relaxed) {
-            world.post_orders(&hub, ids(&format!("during-{posted}"), 1)).await;
-            posted += 1;
-        }
-        posted
-    };
-    let rebuilding = async {
-        // Under the lock of the writer, so that the two do not wait for each other.
-        let drop = "BEGIN; SELECT FROM hub.cursors FOR UPDATE;
-            DROP TABLE delivery_error_logs, provider_order_logs, webhook_logs, hub.orders; COMMIT";
-        world.database.run(drop).await.unwrap();
-        let forwarded = world.backend.count();
-        eventually("orders are forwarded without tables", PATIENCE, async || {
-            let more = world.backend.count() - forwarded;
-            if more >= 20 { Ok(()) } else { Err(more) }
-        })
-        .await;
-        let rebuilt = rebuild(&world, &[]).await;
-        is_over.store(true, Ordering::Relaxed);
-        rebuilt
-    };
-    let (posted, rebuilt) = tokio::join!(posting, rebuilding);
-    for table in rebuilt["tables"].as_array().unwrap() {
-        assert_eq!(
-            (&table["wasMissing"], &table["extra"]),
-            (&json!(true), &json!(0)),
-            "{rebuilt}"
-        );
-    }
-    assert_eq!(rebuilt["tables"].as_array().unwrap().len(), 4);
-    world.at_end(Ends::forwarded(20 + posted)).await;
-    let ran = run(&owner(&world), &["verify"]).await;
-    assert_eq!(ran.code, Some(0), "{}", ran.said());
 }
 
 /// What others made of a table, and what people wrote in it, is there afterwards; and after `--undo`.
