@@ -5,6 +5,7 @@ mod mirror;
 mod recorded;
 mod replaced;
 mod runbook;
+mod runbook_outages;
 mod sent_again;
 mod slow;
 

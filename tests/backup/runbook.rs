@@ -5,7 +5,7 @@ use super::*;
 const RUNBOOK: &str = include_str!("../../docs/operations.md");
 
 /// The steps under a heading.
-fn steps(heading: &str) -> Vec<&'static str> {
+pub(super) fn steps(heading: &str) -> Vec<&'static str> {
     let (_, section) = RUNBOOK.split_once(&format!("\n### {heading} ✓\n")).expect("a heading");
     let section = section.split("\n## ").next().unwrap().split("\n### ").next().unwrap();
     let blocks = section.split("\n```sh\n").skip(1);
@@ -15,7 +15,7 @@ fn steps(heading: &str) -> Vec<&'static str> {
 }
 
 /// The shell of an operator with the hub's variables.
-fn shell(world: &World, programs: &Path) -> Shell {
+pub(super) fn shell(world: &World, programs: &Path) -> Shell {
     let mut shell = Shell::of(world, programs);
     let mut add = |name, value: String| shell.variables.push((name, value));
     add("NATS_USER", "hub".to_owned());
