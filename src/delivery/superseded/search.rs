@@ -161,6 +161,9 @@ impl Places {
                 }
                 let new = entries.iter().skip(usize::from(is_first.is_some()));
                 new.for_each(|entry| self.note(entry, searches));
+                if self.are_too_many {
+                    return Ok(());
+                }
             }
             *self = Self::from(self.start);
         }
