@@ -18,7 +18,7 @@ use crate::{
     delivery::stage::{self, Before, Stage, give_up},
     event::{
         EventType, NewEvent, NotYours, Recorded,
-        outcome::{ErrorReport, ErrorType, Ignored, ORDER_AMBIGUOUS},
+        outcome::{DeadLettered, ErrorReport, ErrorType, Ignored, NOT_YOURS, ORDER_AMBIGUOUS},
         push,
         stage::{StageInfo, TRANSFORM},
     },
@@ -184,8 +184,14 @@ impl Transform {
         let enabled = self.registry.get(&received.envelope.provider);
         let remote = enabled.and_then(|enabled| enabled.outbound.as_ref());
         let waits = remote.is_some_and(|remote| remote.spec.confirm_within.is_some());
-        is_end && waits && received.run.is_none() && received.envelope.is_creation()
+        is_end && waits && received.run.is_none() && received.envelope.is_creation() && !is_anothers(outcome)
     }
+}
+
+/// Whether a webhook ended as one about something of another branch: nothing is told of that on its behalf.
+fn is_anothers(outcome: &NewEvent) -> bool {
+    let dead = serde_json::from_slice::<DeadLettered>(&outcome.payload);
+    dead.is_ok_and(|dead| dead.error.code == NOT_YOURS)
 }
 
 /// Says which texts are not passed on as they came; what stood there is on the log and nowhere else.

@@ -6,6 +6,7 @@
 
 mod lists;
 mod numbers;
+mod told;
 
 use std::collections::BTreeMap;
 

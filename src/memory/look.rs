@@ -180,6 +180,28 @@ impl Orders {
         Ok(announcements)
     }
 
+    /// As [`Self::announcements`], where they are not all of this branch; none where they are.
+    ///
+    /// # Errors
+    /// If NATS does not answer.
+    pub(crate) async fn announcements_of_others(
+        &self,
+        about: &Recorded,
+        branch: Option<&str>,
+    ) -> anyhow::Result<Vec<Recorded>> {
+        let known = self.known(about).found;
+        let print = branch.map(|branch| lock(&self.index).branch_print(Some(branch)));
+        let mut creations = known.iter().filter(|found| found.state.is_creation());
+        let is_own = match print {
+            Some(print) => creations.all(|found| found.branch == print),
+            None => creations.nth(1).is_none(),
+        };
+        if is_own {
+            return Ok(Vec::new());
+        }
+        self.announcements(about).await
+    }
+
     /// The `order.transformed` of the last announcement of an order for this branch within the window; none if none is known.
     ///
     /// # Errors

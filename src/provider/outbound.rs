@@ -68,6 +68,8 @@ pub struct Call {
     pub offered: Option<Offered>,
     /// Orders that it is for; all, where there are none.
     pub only_for: Vec<Fulfillment>,
+    /// Whether it says of which branch the order is.
+    pub names_branch: bool,
 }
 
 impl Call {
@@ -83,6 +85,7 @@ impl Call {
             reasons: BTreeMap::new(),
             offered: None,
             only_for: Vec::new(),
+            names_branch: true,
         }
     }
 }
@@ -263,7 +266,7 @@ impl Spec {
             ),
             confirm_within: check.confirm(outbound),
             answer: outbound.answer.clone(),
-            status: check.statuses(&outbound.status),
+            status: check.statuses(outbound),
             needs_branch: needs_branch(outbound),
             menu: outbound.menu.as_ref().map(|menu| check.menu(menu)),
             items: check.items(&outbound.items),
@@ -278,6 +281,11 @@ impl Spec {
             Err(check.faults)
         }
     }
+}
+
+/// Whether one of these texts says of which branch an order is. Settings of a branch need not: several may have the same brand.
+fn names_branch<'t>(mut texts: impl Iterator<Item = &'t String>) -> bool {
+    texts.any(|text| ["{branch_", "{merchant_id"].iter().any(|slot| text.contains(slot)))
 }
 
 /// Whether a call about an order says anything about its branch.

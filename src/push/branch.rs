@@ -258,7 +258,7 @@ impl Push {
     }
 }
 
-fn away(error: &anyhow::Error) -> Failure {
+pub(super) fn away(error: &anyhow::Error) -> Failure {
     tracing::warn!(
         error = format!("{error:#}"),
         "cannot look up the branch of a request to a provider; it waits"

@@ -38,6 +38,7 @@ mod catalog;
 mod fetch;
 mod items;
 mod store;
+mod whose;
 
 /// Retries that count after which a status of an order that is not known is given up, where the tables have all that was
 /// there before it was asked for.
@@ -230,6 +231,14 @@ impl Stage for Push {
 
     fn is_ready(&self) -> bool {
         self.branches.is_loaded()
+    }
+
+    async fn prepared(&self) {
+        self.orders.warm().await;
+    }
+
+    async fn catches_up(&self) -> anyhow::Result<()> {
+        self.orders.catch_up().await
     }
 
     fn begins(&self) {

@@ -2,11 +2,11 @@
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 
-use super::{Push, UNKNOWN_ORDER_RETRIES, branch::Owner};
+use super::{Push, UNKNOWN_ORDER_RETRIES, branch::Owner, whose};
 use crate::{
     event::{
         EventType, NewEvent, Recorded,
-        outcome::{ErrorReport, ErrorType, ORDER_AMBIGUOUS, OUTCOME},
+        outcome::{ErrorReport, ErrorType, OUTCOME},
         push::{PushStatus, ReasonCode, StatusPushed, StatusRequested},
     },
     order::body::{self, Facts},
@@ -42,18 +42,16 @@ impl Push {
                     );
                     return self.failed(event, request, error, None, UNKNOWN_ORDER_RETRIES);
                 }
-                Owner::Several => {
-                    let error = ErrorReport::new(
-                        ErrorType::Validation,
-                        ORDER_AMBIGUOUS,
-                        "several branches have an order of that number; ask again with branchId, or with the orderId of a forwarded order",
-                    );
-                    return Ok(self.given_up(event, request - 1, error));
-                }
+                Owner::Several => return Ok(self.given_up(event, request - 1, whose::ambiguous())),
             }
         } else {
             event.envelope.branch.clone()
         };
+        if !call.names_branch
+            && let Some(error) = self.not_meant(event, branch.as_deref()).await?
+        {
+            return Ok(self.given_up(event, request - 1, error));
+        }
         let mut subject = self.subject(remote, event, branch.as_deref()).await?;
         say(&mut subject.scope, event, &wanted, (&remote.spec, call));
         match remote.call(&subject.origin, call, &mut subject.scope).await {

@@ -10,7 +10,7 @@ use url::Url;
 
 use super::{
     Again, AgainTable, AnswerTable, Auth, Call, Fetch, FetchPlace, FetchSpec, Href, MenuCall, MenuResult, MenuSpec,
-    Outbound, ResultSpec, Spec, StatusCall,
+    Outbound, ResultSpec, Spec,
     template::{Json, Text, Vocabulary},
     words,
 };
@@ -187,9 +187,10 @@ impl Check {
         }
     }
 
-    pub(super) fn statuses(&mut self, entries: &[StatusCall]) -> HashMap<PushStatus, Vec<Call>> {
+    pub(super) fn statuses(&mut self, outbound: &Outbound) -> HashMap<PushStatus, Vec<Call>> {
         let mut calls: HashMap<PushStatus, Vec<Call>> = HashMap::new();
-        for (index, entry) in entries.iter().enumerate() {
+        for (index, entry) in outbound.status.iter().enumerate() {
+            let texts = outbound.headers.values().chain([&entry.path]).chain(&entry.body);
             let at = |field: &str| format!("outbound.status[{index}].{field}");
             let call = Call {
                 method: self.method(&at("method"), &entry.method),
@@ -204,6 +205,7 @@ impl Check {
                 reasons: entry.reasons.clone(),
                 offered: entry.offered.clone(),
                 only_for: entry.only_for.clone(),
+                names_branch: super::names_branch(texts),
             };
             if entry.words.is_empty() {
                 self.note(&at("words"), "expected at least one");

@@ -257,8 +257,11 @@ pub const METRICS: &[Metric] = &[
     ),
     counter(
         "not_yours_total",
-        &[of("stage", &[stage::TRANSFORM.name, stage::FORWARD.name]), PROVIDER],
-        "Total webhooks by which a branch's secret tried to act for another branch, by provider and stage",
+        &[
+            of("stage", &[stage::TRANSFORM.name, stage::FORWARD.name, stage::PUSH.name]),
+            PROVIDER,
+        ],
+        "Total webhooks by which a branch's secret tried to act for another branch, and requests to a provider that it would have taken for another branch's order, by provider and stage",
     ),
     // Backend and providers.
     counter(
