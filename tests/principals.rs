@@ -21,7 +21,7 @@ use crate::harness::{
     hub::{Hub, Settings, run},
     log::payload,
     outside::{CAREEM, Outside, UBER_EATS, send},
-    wait::{PATIENCE, eventually},
+    wait::{PATIENCE, POLL, eventually},
 };
 
 /// As Uber Eats would give an order of the store `store-1`.

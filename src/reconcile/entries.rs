@@ -137,11 +137,10 @@ pub(super) struct Lists<'a> {
 }
 
 impl<'a> Lists<'a> {
-    /// Of this provider, for orders since then. `of_platform` is the platform's URL of its interface.
+    /// Of this provider. `of_platform` is the platform's URL of its interface.
     pub(super) fn new(
         (remote, spec): (&'a Remote, &'a ReconcileSpec),
         of_platform: Option<&str>,
-        since: DateTime<Utc>,
         now: DateTime<Utc>,
     ) -> Self {
         let rate = remote
@@ -153,7 +152,7 @@ impl<'a> Lists<'a> {
             remote,
             spec,
             base: remote.base(of_platform),
-            since,
+            since: now,
             until: now,
             spacing: time("reconcile_pause", spec.pause.max(share)),
             last_request: None,
@@ -163,6 +162,11 @@ impl<'a> Lists<'a> {
     /// The base URL; empty where there is none that may be used, and then nothing can be read either.
     pub(super) fn base_url(&self) -> &str {
         self.base.as_deref().unwrap_or_default()
+    }
+
+    /// Orders are wanted since then.
+    pub(super) const fn wants_since(&mut self, since: DateTime<Utc>) {
+        self.since = since;
     }
 
     /// Every order of a list, in its order.

@@ -15,19 +15,20 @@ use std::{sync::Arc, time::Duration};
 use chrono::{TimeDelta, Utc};
 use tokio_util::sync::CancellationToken;
 
-use self::{round::State, schedule::Schedule};
+use self::{due::Schedules, round::State};
 use crate::{
-    branches::Branches,
+    branches::{Branch, Branches},
     event::stage::PUSH,
     fault_injection::time,
     journal::Journal,
     memory::Orders,
-    provider::outbound::ReconcileSpec,
+    provider::outbound::{ReconcileSpec, reconcile::ListOf},
     registry::{Enabled, Registry},
     remote::Remote,
 };
 
 mod schedule;
+mod due;
 mod seen;
 mod entries;
 mod made;
@@ -37,8 +38,8 @@ mod round;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How far back an order may be found, whatever happened.
 const REACH: TimeDelta = TimeDelta::hours(24);
-/// How often it is looked whether a provider sent its first webhook.
-const FIRST_EVERY: Duration = Duration::from_secs(30);
+/// How often it is looked which webhooks came.
+const SEEN_EVERY: Duration = Duration::from_secs(30);
 /// Pause after the log could not be read.
 const PAUSE_AFTER_TROUBLE: Duration = Duration::from_secs(5);
 
@@ -97,9 +98,9 @@ impl Reconciler {
         };
         let look_every = time("reconcile_look", LOOK_EVERY);
         loop {
-            let (mut state, mut schedule) = (State::new(&self.name), None);
+            let (mut state, mut schedules) = (State::new(&self.name), None);
             while self.works_here() {
-                if let Err(error) = self.look(enabled, (remote, spec), &mut state, &mut schedule).await {
+                if let Err(error) = self.look(enabled, (remote, spec), &mut state, &mut schedules).await {
                     tracing::warn!(
                         provider = &*self.name,
                         error = format!("{error:#}"),
@@ -119,45 +120,60 @@ impl Reconciler {
         self.needs.journal.roles().all().contains(&PUSH.name)
     }
 
-    /// Reads the lists if that is due.
+    /// Reads the lists that are due.
     async fn look(
         &self,
         enabled: &Enabled,
         (remote, spec): (&Remote, &ReconcileSpec),
         state: &mut State,
-        schedule: &mut Option<Schedule>,
+        schedules: &mut Option<Schedules>,
     ) -> anyhow::Result<()> {
         let log = self.needs.journal.connection();
         log.wait_up().await;
-        let schedule = match schedule {
-            Some(schedule) => schedule,
+        let seen_every = time("reconcile_first", SEEN_EVERY);
+        let schedules = match schedules {
+            Some(schedules) => schedules,
             None => {
                 self.needs.branches.loaded().await;
                 self.needs.orders.warm().await;
-                state.seen.catch_up(log).await?;
-                schedule.insert(Schedule::new(spec.every, Utc::now()))
+                schedules.insert(Schedules::new(spec.every, spec.window, seen_every))
             }
         };
-        let Some(webhooks) = state.seen.webhooks() else {
-            // Nothing of this provider ever came: it is not live, and its orders are another system's.
-            tokio::time::sleep(time("reconcile_first", FIRST_EVERY)).await;
-            return state.seen.catch_up(log).await;
-        };
-        if schedule.due(Utc::now(), webhooks.last).is_none() {
+        if !state.seen.is_fresh(seen_every) {
+            state.seen.catch_up(log).await?;
+        } else if !schedules.may_be_due(Utc::now()) {
             return Ok(());
         }
-        // Other instances take webhooks in as well, so the last one is looked up before the provider counts as silent.
-        state.seen.catch_up(log).await?;
-        let webhooks = state.seen.webhooks().unwrap_or(webhooks);
-        let now = Utc::now();
-        let Some(reason) = schedule.due(now, webhooks.last) else {
+        if schedules.due(Utc::now(), &self.places(spec), &state.seen).is_empty() {
             return Ok(());
-        };
-        let since = schedule.since(now, spec.window, webhooks);
-        tracing::debug!(provider = &*self.name, ?reason, %since, "reading the provider's lists of orders");
-        let round = self.round(enabled, (remote, spec), since, reason);
-        let end = round.run(state).await;
-        schedule.ended(now, reason, webhooks.last, end);
+        }
+        // Other instances take webhooks in as well, so the last ones are looked up before something counts as silent.
+        state.seen.catch_up(log).await?;
+        let now = Utc::now();
+        let due = schedules.due(now, &self.places(spec), &state.seen);
+        if due.is_empty() {
+            return Ok(());
+        }
+        let causes: Vec<_> = due.iter().map(|due| (due.branch_id(), due.reason, due.since)).collect();
+        tracing::debug!(
+            provider = &*self.name,
+            ?causes,
+            "reading the provider's lists of orders"
+        );
+        let ends = self.round(enabled, (remote, spec)).run(&due, state).await;
+        schedules.ended(now, &due, ends);
+        if let Some(whole) = schedules.whole() {
+            metrics::gauge!("reconciliation_last_complete_timestamp_seconds", "provider" => Arc::clone(&self.name))
+                .set(whole.timestamp() as f64);
+        }
         Ok(())
+    }
+
+    /// Of what lists are read: of each active branch, or of the provider as a whole.
+    fn places(&self, spec: &ReconcileSpec) -> Vec<Option<Arc<Branch>>> {
+        match spec.of {
+            ListOf::Provider => vec![None],
+            ListOf::Branch => self.needs.branches.active(&self.name).into_iter().map(Some).collect(),
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! One reading of all lists of a provider: what is missing on the log goes onto it.
+//! One reading of the lists of a provider that are due: what is missing on the log goes onto it.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -10,16 +10,13 @@ use chrono::{DateTime, Utc};
 
 use super::{
     Needs, Reconciler,
+    due::DuePlace,
     entries::{ListedOrder, Lists, Place, Trouble},
-    schedule::{Reason, RoundEnd},
+    schedule::{ReadingEnd, Reason},
     seen::{Said, Seen},
 };
 use crate::{
-    event::stage::PUSH,
-    fault_injection::time,
-    provider::outbound::{ReconcileSpec, reconcile::ListOf},
-    registry::Enabled,
-    remote::Remote,
+    event::stage::PUSH, fault_injection::time, provider::outbound::ReconcileSpec, registry::Enabled, remote::Remote,
 };
 
 mod taking;
@@ -125,62 +122,58 @@ pub(super) struct Round<'a> {
 }
 
 impl Reconciler {
-    /// A reading of orders since then.
+    /// A reading.
     pub(super) fn round<'a>(
         &'a self,
         enabled: &'a Enabled,
         (remote, spec): (&'a Remote, &'a ReconcileSpec),
-        since: DateTime<Utc>,
-        reason: Reason,
     ) -> Round<'a> {
-        let of_platform = self.needs.branches.api_base_url(&self.name);
+        let (of_platform, now) = (self.needs.branches.api_base_url(&self.name), Utc::now());
         Round {
             needs: &self.needs,
             enabled,
             spec,
-            lists: Lists::new((remote, spec), of_platform.as_deref(), since, Utc::now()),
-            since,
-            // After an absence every minute counts, and a webhook that comes as well is a repeat of the order.
-            grace: match reason {
-                Reason::Away => Duration::ZERO,
-                _ => time("reconcile_grace", spec.grace),
-            },
+            lists: Lists::new((remote, spec), of_platform.as_deref(), now),
+            since: now,
+            grace: Duration::ZERO,
             is_deferred: false,
         }
     }
 }
 
 impl Round<'_> {
-    /// Reads every list.
-    pub(super) async fn run(mut self, state: &mut State) -> RoundEnd {
-        let (mut outcome, mut is_complete, mut failing) = ("complete", true, 0);
-        for place in self.places(state) {
+    /// Reads the lists of these places, in their order; returns how that ended, of each.
+    pub(super) async fn run(mut self, places: &[DuePlace], state: &mut State) -> Vec<ReadingEnd> {
+        let (mut outcome, mut failing) = ("complete", 0);
+        let mut ends = vec![ReadingEnd::NOT_READ; places.len()];
+        // A reading that follows one which ended early begins behind the place where that one ended: branches that cannot be read do
+        // not keep those behind them out.
+        let last = state.ended_at.take();
+        let last = last.and_then(|last| places.iter().position(|due| due.branch_id() == Some(&last)));
+        let first = last.map_or(0, |last| last + 1);
+        for at in (first..places.len()).chain(0..first) {
+            let due = &places[at];
+            let place = Place::of(due.branch.as_deref());
             if !self.needs.journal.roles().all().contains(&PUSH.name) {
-                (outcome, is_complete) = ("handed_over", false);
+                outcome = "handed_over";
                 break;
             }
-            match self.of_place(&place, state).await {
-                Ok(None) => failing = 0,
-                Ok(Some(skipped)) => {
-                    outcome = skipped.label();
-                    is_complete &= skipped.is_lasting();
+            self.begin(due);
+            let (is_complete, is_whole) = match self.of_place(&place, state).await {
+                Ok(skipped) => {
                     failing = 0;
+                    outcome = skipped.as_ref().map_or(outcome, Trouble::label);
+                    (skipped.as_ref().is_none_or(Trouble::is_lasting), skipped.is_none())
                 }
                 Err(Stop::Trouble(trouble)) => {
                     outcome = trouble.label();
                     self.note_trouble(&place, &trouble);
                     // Without a setting of the branch nothing was asked for: that says nothing of the provider.
-                    if trouble.is_lasting() {
-                        continue;
-                    }
-                    (is_complete, failing) = (false, failing + 1);
-                    if failing >= FAILING_BRANCHES {
-                        state.ended_at.clone_from(&place.branch);
-                        break;
-                    }
+                    failing += u32::from(!trouble.is_lasting());
+                    (trouble.is_lasting(), false)
                 }
                 Err(Stop::Log(error)) => {
-                    (outcome, is_complete) = ("log", false);
+                    outcome = "log";
                     tracing::warn!(
                         provider = &*self.enabled.name,
                         error = format!("{error:#}"),
@@ -188,35 +181,32 @@ impl Round<'_> {
                     );
                     break;
                 }
+            };
+            ends[at] = ReadingEnd {
+                is_complete,
+                is_whole,
+                is_deferred: self.is_deferred,
+            };
+            if failing >= FAILING_BRANCHES {
+                state.ended_at.clone_from(&place.branch);
+                break;
             }
         }
         let provider = &self.enabled.name;
         metrics::counter!("reconciliation_readings_total", "provider" => Arc::clone(provider), "outcome" => outcome)
             .increment(1);
-        if outcome == "complete" {
-            metrics::gauge!("reconciliation_last_complete_timestamp_seconds", "provider" => Arc::clone(provider))
-                .set(Utc::now().timestamp() as f64);
-        }
-        RoundEnd {
-            is_complete,
-            is_deferred: self.is_deferred,
-        }
+        ends
     }
 
-    /// Of what lists are read, in their order. A reading that follows one which ended early begins behind the place where that one
-    /// ended: branches that cannot be read do not keep those behind them out.
-    fn places(&self, state: &mut State) -> Vec<Place> {
-        if self.spec.of == ListOf::Provider {
-            return vec![Place::of(None)];
-        }
-        let branches = self.needs.branches.active(&self.enabled.name);
-        let mut places: Vec<Place> = branches.iter().map(|branch| Place::of(Some(branch))).collect();
-        if let Some(ended_at) = state.ended_at.take()
-            && let Some(last) = places.iter().position(|place| place.branch.as_ref() == Some(&ended_at))
-        {
-            places.rotate_left(last + 1);
-        }
-        places
+    /// The lists of this place are read next.
+    fn begin(&mut self, due: &DuePlace) {
+        (self.since, self.is_deferred) = (due.since, false);
+        self.lists.wants_since(due.since);
+        // After an absence every minute counts, and a webhook that comes as well is a repeat of the order.
+        self.grace = match due.reason {
+            Reason::Away => Duration::ZERO,
+            _ => time("reconcile_grace", self.spec.grace),
+        };
     }
 
     fn note_trouble(&self, place: &Place, trouble: &Trouble) {

@@ -2,12 +2,14 @@
 //! them, however long that takes. Read back as far as a list may reach, then followed from reading to reading.
 //!
 //! What counts depends on who proved it. A webhook that was proven by a branch's secret counts for that branch's list alone: another
-//! branch's order may have the same number. A webhook with an observed signature counts for no list: anyone may have sent it.
+//! branch's order may have the same number, and that one branch sends webhooks does not mean that the others' come. A webhook with an
+//! observed signature counts for no list: anyone may have sent it.
 
 use std::{
     collections::HashMap,
     hash::{BuildHasher as _, RandomState},
-    time::Duration,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -50,12 +52,12 @@ impl Said {
     }
 }
 
-/// When the webhooks of a provider came.
+/// When the webhooks came that count for a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Webhooks {
-    /// The oldest that is on the log.
+    /// The oldest of the provider that is on the log, whoever proved it.
     pub(super) first: DateTime<Utc>,
-    /// The last one that the provider sent itself.
+    /// The last one that the provider or the list's branch sent.
     pub(super) last: DateTime<Utc>,
 }
 
@@ -70,8 +72,13 @@ pub(super) struct Seen {
     /// How often the connection had been made when the log was read: behind another one may be another log.
     connected: u64,
     first: Option<DateTime<Utc>>,
+    /// The last webhook that the provider proved.
     last: Option<DateTime<Utc>>,
+    /// The last one that each branch proved by its own secret, as far back as a list reaches.
+    last_of_branches: HashMap<Arc<str>, DateTime<Utc>>,
     tidied: DateTime<Utc>,
+    /// When the log was read last.
+    read_at: Option<Instant>,
 }
 
 impl Seen {
@@ -85,17 +92,25 @@ impl Seen {
             connected: 0,
             first: None,
             last: None,
+            last_of_branches: HashMap::new(),
             tidied: Utc::now(),
+            read_at: None,
         }
     }
 
-    /// When its webhooks came; none if none ever did.
-    pub(super) fn webhooks(&self) -> Option<Webhooks> {
+    /// When the webhooks came that count for a branch's list, or for the list of the provider as a whole; none if none ever did.
+    pub(super) fn webhooks(&self, branch: Option<&str>) -> Option<Webhooks> {
         let first = self.first?;
+        let of_branch = branch.and_then(|branch| self.last_of_branches.get(branch).copied());
         Some(Webhooks {
             first,
-            last: self.last.unwrap_or(first),
+            last: self.last.max(of_branch).unwrap_or(first),
         })
+    }
+
+    /// Whether the log was read lately enough.
+    pub(super) fn is_fresh(&self, within: Duration) -> bool {
+        self.read_at.is_some_and(|at| at.elapsed() < within)
     }
 
     /// Whether the log says this of an order in a branch's list, as far back as a list reaches. The provider says it, or the branch.
@@ -115,9 +130,10 @@ impl Seen {
     /// # Errors
     /// If NATS does not answer; the call may be repeated.
     pub(super) async fn catch_up(&mut self, log: &Connection) -> anyhow::Result<()> {
-        let connected = log.times();
+        let (connected, began) = (log.times(), Instant::now());
         if self.connected != connected {
             self.webhooks.clear();
+            self.last_of_branches.clear();
             (self.position, self.first, self.last) = (None, None, None);
             self.connected = connected;
         }
@@ -125,6 +141,7 @@ impl Seen {
             let mut reader = LogReader::of_subjects(log, self.subjects.clone(), Start::Sequence(1)).at_most(1);
             self.first = time_of_first(&reader.next_batch().await?);
             if self.first.is_none() {
+                self.read_at = Some(began);
                 return Ok(());
             }
         }
@@ -145,6 +162,7 @@ impl Seen {
             }
             self.position = Some(end);
         }
+        self.read_at = Some(began);
         self.tidy(Utc::now());
         Ok(())
     }
@@ -155,11 +173,20 @@ impl Seen {
         if origin == Some(WebhookOrigin::Observed) {
             return;
         }
-        let branch = envelope.principal.branch().map(|branch| &**branch);
-        let print = self.print(branch, &envelope.external_order_id, &envelope.webhook_type);
+        let branch = envelope.principal.branch();
+        let print = self.print(
+            branch.map(|branch| &**branch),
+            &envelope.external_order_id,
+            &envelope.webhook_type,
+        );
         self.webhooks.insert(print, envelope.time);
-        if origin != Some(WebhookOrigin::Reconciled) {
-            self.last = self.last.max(Some(envelope.time));
+        match branch {
+            _ if origin == Some(WebhookOrigin::Reconciled) => {}
+            None => self.last = self.last.max(Some(envelope.time)),
+            Some(branch) => {
+                let last = self.last_of_branches.entry(Arc::clone(branch)).or_insert(envelope.time);
+                *last = envelope.time.max(*last);
+            }
         }
     }
 
@@ -174,6 +201,7 @@ impl Seen {
         }
         self.tidied = now;
         self.webhooks.retain(|_, at| now - *at <= REACH + MARGIN);
+        self.last_of_branches.retain(|_, at| now - *at <= REACH + MARGIN);
         if self.webhooks.len() > MAX_WEBHOOKS {
             let mut times: Vec<_> = self.webhooks.values().copied().collect();
             let spare = times.len() - MAX_WEBHOOKS;
@@ -221,6 +249,24 @@ mod tests {
         assert_eq!(has("of-anyone"), [false, false]);
         // The list of a provider as a whole does not say which branch it means.
         assert!(seen.has("of-provider", Said::Created, None) && !seen.has("of-a", Said::Created, None));
+    }
+
+    #[test]
+    fn a_branchs_webhooks_are_no_sign_that_anothers_come() {
+        let mut seen = Seen::new("uber-eats");
+        let at = |minute| DateTime::UNIX_EPOCH + TimeDelta::minutes(minute);
+        let mut read = |minute, branch| {
+            let mut webhook = webhook("1", branch, None);
+            webhook.envelope.time = at(minute);
+            seen.first = seen.first.or(Some(at(minute)));
+            seen.read(&webhook);
+            [None, Some("a"), Some("b")].map(|branch| seen.webhooks(branch).unwrap().last)
+        };
+        assert_eq!(read(1, Some("a")), [1, 1, 1].map(at), "the first one of all");
+        assert_eq!(read(2, Some("a")), [1, 2, 1].map(at));
+        assert_eq!(read(3, Some("b")), [1, 2, 3].map(at));
+        assert_eq!(read(4, None), [4, 4, 4].map(at));
+        assert_eq!(read(5, Some("a")), [4, 5, 4].map(at));
     }
 
     #[test]

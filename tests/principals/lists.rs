@@ -6,6 +6,10 @@ use super::*;
 const TIMES: &str = "reconcile_look=50ms,reconcile_away=1h,reconcile_silent=1h,reconcile_every=300ms,reconcile_again=300ms,\
                      reconcile_pause=1ms,reconcile_first=50ms,reconcile_grace=1ms";
 
+/// The hub reads the lists when it starts, and then where webhooks are missing.
+const SILENCE: &str = "reconcile_look=50ms,reconcile_away=1ms,reconcile_silent=1500ms,reconcile_every=1h,reconcile_again=300ms,\
+                       reconcile_pause=1ms,reconcile_first=50ms,reconcile_grace=1ms";
+
 /// A webhook of Uber Eats about an order of a store.
 fn uber(tenants: &Tenants, event: &str, order: &str, store: Who) -> String {
     json!({
@@ -90,4 +94,70 @@ async fn a_branchs_webhooks_hide_nothing_of_another_branchs_list() {
     let events = world.log.events().await;
     assert_eq!(events.len(), count, "{:?}", &events[count..]);
     world.at_end(Ends::forwarded(4).dead_lettered(2)).await;
+}
+
+/// A sends webhooks all the time. That B's do not come any more is noticed all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_branchs_webhooks_do_not_hide_that_anothers_are_missing() {
+    let tenants = Tenants::new(|settings| settings.set("HUB_TEST_TIMES", SILENCE)).await;
+    let (world, played) = (&tenants.outside.world, &tenants.outside.provider);
+    let has = |order: &str, owner: Who| {
+        let mut document: Value = serde_json::from_str(DOCUMENT).unwrap();
+        document["order"]["store"]["id"] = owner.store().into();
+        for path in [
+            "/v2/eats/order/ID",
+            "/v1/delivery/order/ID?expand=carts,deliveries,payment",
+        ] {
+            played.has(&path.replace("ID", order), &document.to_string());
+        }
+    };
+    let announce = async |order: &str, owner: Who| {
+        has(order, owner);
+        let webhook = uber(&tenants, "orders.notification", order, owner);
+        let sent = tenants.send("uber-eats", owner, Some(owner), &webhook).await;
+        assert_eq!(sent.status, 200, "{sent:?}");
+    };
+    for store in ["store-1", "store-2"] {
+        played.lists(&format!("/v1/delivery/store/{store}/orders"), |_| json!({ "data": [] }));
+    }
+    announce("UE-b-0", B).await;
+    let reads = || {
+        let calls = played.calls();
+        calls
+            .iter()
+            .filter(|call| call.path.contains("/store-2/orders?"))
+            .count()
+    };
+    eventually("B's list is read at the start", PATIENCE, async || match reads() {
+        0 => Err(()),
+        _ => Ok(()),
+    })
+    .await;
+    announce("UE-b-1", B).await;
+    has("UE-lost", B);
+    played.lists(
+        "/v1/delivery/store/store-2/orders",
+        |_| json!({ "data": [{ "id": "UE-lost", "state": "ACCEPTED" }] }),
+    );
+    let mut sent = 0;
+    let sending = async {
+        loop {
+            announce(&format!("UE-a-{sent}"), A).await;
+            sent += 1;
+            tokio::time::sleep(10 * POLL).await;
+        }
+    };
+    let found = eventually("the lost order is found", PATIENCE, async || {
+        let events = world.log.events().await;
+        let is_lost =
+            |event: &&std::sync::Arc<webhook_hub::event::Recorded>| event.envelope.external_order_id == "UE-lost";
+        events.iter().find(is_lost).map(|_| ()).ok_or(events.len())
+    });
+    tokio::select! {
+        () = sending => {}
+        () = found => {}
+    }
+    world.log.settled().await;
+    let forwarded = world.log.wait_for(EventType::OrderForwarded, sent + 3).await.len();
+    world.at_end(Ends::forwarded(forwarded)).await;
 }

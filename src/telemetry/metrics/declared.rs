@@ -151,7 +151,7 @@ pub const METRICS: &[Metric] = &[
     late(
         "reconciliation_last_complete_timestamp_seconds",
         &[PROVIDER],
-        "When a provider's lists of orders were read to their end last, in seconds since 1970; use the maximum over all instances",
+        "Since when each of a provider's lists of orders was read to its end at least once, in seconds since 1970; use the maximum over all instances",
     ),
     // Orders.
     counter(
