@@ -118,7 +118,8 @@ async fn accept(
         point,
         event,
     } = admit(intake, enabled, info, parts, (&buffered.bytes, sender.class)).await?;
-    let wait = waited::place(intake, enabled, &admission, &event.envelope.principal);
+    let principal = event.envelope.principal.clone();
+    let wait = waited::place(intake, enabled, &admission, &principal);
     let appended = match intake.journal.accept(event).await {
         Ok(appended) => appended,
         Err(error) => {
@@ -137,7 +138,7 @@ async fn accept(
         intake.limits.give_back_of_repeat(enabled, point);
     } else {
         if !is_observed {
-            intake.limits.note_accepted(enabled, info.client);
+            intake.limits.note_accepted(enabled, &principal, info.client);
         }
         intake.last_webhooks.accepted(&enabled.name, Utc::now().timestamp());
     }

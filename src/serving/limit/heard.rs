@@ -73,6 +73,7 @@ mod tests {
         },
         *,
     };
+    use crate::event::Principal;
 
     fn address() -> Address {
         "203.0.113.9".parse().unwrap()
@@ -119,7 +120,7 @@ mod tests {
     #[test]
     fn addresses_known_here_are_vouched_for() {
         let limits = limits("5/60s", "5/60s/300s");
-        limits.note_accepted(&careem(&[]), "203.0.113.9".parse().unwrap());
+        limits.note_accepted(&careem(&[]), &Principal::provider(), "203.0.113.9".parse().unwrap());
         assert!(matches!(told(&limits)[..], [LimitRecord::Known(..)]));
         limits.hear(LimitRecord::Blocked(who(), block()));
         assert!(!is_blocked(&limits));

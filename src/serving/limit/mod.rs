@@ -26,11 +26,13 @@ use self::{
     bytes::Bytes,
     repeats::Repeats,
     stored::LimitRecord,
+    vouched::Vouched,
     window::Quota,
 };
 use super::audit::NO_PROVIDER;
 use crate::{
     config::{RateLimits, Rule},
+    event::Principal,
     registry::Enabled,
 };
 
@@ -44,6 +46,7 @@ pub mod blocks;
 pub mod stored;
 pub mod shared;
 mod heard;
+mod vouched;
 
 /// Most records that wait while NATS is away or busy. Beyond that the oldest are dropped, and apply to this instance only.
 const MAX_WORDS: usize = 4096;
@@ -102,6 +105,7 @@ pub struct Limits {
     quotas: Vec<ProviderQuota>,
     repeats: Mutex<Repeats>,
     addresses: Mutex<Addresses>,
+    vouched: Mutex<Vouched>,
     blocks: Mutex<Blocks>,
     /// How many blocks there are; most of the time none, and nothing has to be looked up.
     blocked: AtomicUsize,
@@ -135,6 +139,7 @@ impl Limits {
             quotas: quotas.collect(),
             repeats: Mutex::default(),
             addresses: Mutex::new(Addresses::new(settings.address)),
+            vouched: Mutex::default(),
             blocks: Mutex::default(),
             blocked: AtomicUsize::new(0),
             instances: AtomicU64::new(1),
@@ -252,13 +257,19 @@ impl Limits {
         self.block(BlockTarget::Address(address), block);
     }
 
-    /// A webhook of this address was verified and is new: it is one that is not to be blocked.
-    pub fn note_accepted(&self, provider: &Enabled, client: IpAddr) {
+    /// A webhook of this address was verified, for this principal, and is new: it is one that is not to be blocked.
+    pub fn note_accepted(&self, provider: &Enabled, principal: &Principal, client: IpAddr) {
         // If nothing is verified, any address could become known.
         if provider.scheme.is_none() {
             return;
         }
         let (now, address) = (now_ms(), Address::of(client));
+        if let Some(branch) = principal.branch() {
+            let branch = (Arc::clone(&provider.name), Arc::clone(branch));
+            if !lock(&self.vouched).may(branch, address, now) {
+                return;
+            }
+        }
         // Without rate limits nothing sends the records, and the bounded queue would fill.
         if lock(&self.addresses).verified(address, now) && self.enabled {
             self.vouch(address, now);

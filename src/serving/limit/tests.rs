@@ -185,7 +185,7 @@ fn unverified_addresses_are_not_known() {
         scheme: Scheme::None,
         ..careem(&[])
     };
-    limits.note_accepted(&open, address);
+    limits.note_accepted(&open, &Principal::provider(), address);
     refuse(&limits, &careem(&[]), address, 1);
     assert!(limits.check(&careem(&[]), address).is_err());
 }
