@@ -18,7 +18,7 @@ use super::{PATH, Siege, good, signed};
 use crate::harness::{
     outside::{CAREEM_POS, Outside, send},
     packed::gzip,
-    raw::{Raw, request},
+    raw::{Raw, RawAnswer, request},
     wait::{PATIENCE, POLL, eventually, heavy},
 };
 
@@ -37,7 +37,7 @@ pub(super) const PROVIDER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3));
 pub(super) const NEWCOMER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 4));
 
 /// The addresses of a crowd.
-fn crowd(count: u16) -> impl Iterator<Item = IpAddr> {
+pub(super) fn crowd(count: u16) -> impl Iterator<Item = IpAddr> {
     (0..count).map(|number| {
         let [high, low] = number.to_be_bytes();
         IpAddr::V4(Ipv4Addr::new(127, 1, high, low))
@@ -51,9 +51,7 @@ impl Siege {
         let mut times = Vec::new();
         for _ in 0..HONEST {
             let began = Instant::now();
-            let mut client = Raw::connect_from(from, self.hub.address()).await;
-            client.write(good(&self.next())).await;
-            let answer = client.answer().await;
+            let answer = self.send_good(from).await;
             let status = answer.as_ref().map(|answer| answer.status);
             assert_eq!(status, Some(200), "{from}, {meanwhile}: {answer:?}");
             times.push(began.elapsed());
@@ -62,7 +60,14 @@ impl Siege {
         times[HONEST - 1 - HONEST / 10]
     }
 
-    async fn is_as_quick(&self, from: IpAddr, before: Duration, meanwhile: &str) {
+    /// Sends an honest webhook from this address.
+    pub(super) async fn send_good(&self, from: IpAddr) -> Option<RawAnswer> {
+        let mut client = Raw::connect_from(from, self.hub.address()).await;
+        client.write(good(&self.next())).await;
+        client.answer().await
+    }
+
+    pub(super) async fn is_as_quick(&self, from: IpAddr, before: Duration, meanwhile: &str) {
         let now = self.honest(from, meanwhile).await;
         assert!(
             now < before.max(AT_LEAST) * SLOWER,
@@ -158,7 +163,7 @@ async fn connections_of_a_thousand_addresses() {
 }
 
 /// The sum of a metric over all labels.
-fn sum(metrics: &str, name: &str) -> f64 {
+pub(super) fn sum(metrics: &str, name: &str) -> f64 {
     let of = |line: &str| {
         let (series, value) = line.rsplit_once(' ')?;
         let is_it = series == name || series.starts_with(&format!("{name}{{"));

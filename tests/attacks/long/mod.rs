@@ -2,5 +2,6 @@
 
 use super::*;
 
+mod crowds;
 mod floods;
 mod replays;
