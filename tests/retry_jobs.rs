@@ -76,6 +76,28 @@ impl Jobs {
         run(&self.operator, &args).await
     }
 
+    /// At a terminal `--all` asks, and a person says no.
+    async fn all_is_refused_at_a_terminal(&self, letters: usize) {
+        const NO_TERMINAL: i32 = 99;
+        let shell =
+            format!("command -v script >/dev/null || exit {NO_TERMINAL}; printf 'n\\n' | script -qec \"$*\" /dev/null");
+        let ran = run(
+            &self.operator.clone().through(&shell),
+            &["dead-letters", "retry", "--all"],
+        )
+        .await;
+        if ran.code == Some(NO_TERMINAL) {
+            eprintln!("this machine has no `script`, which plays a terminal: the question is not tested");
+            return;
+        }
+        let asked = format!("{letters} retries to request");
+        assert!(
+            ran.code == Some(2) && ran.said().contains(&asked) && ran.said().contains("retry them? [y/N]"),
+            "{}",
+            ran.said()
+        );
+    }
+
     /// What a command that succeeds says as JSON.
     async fn says(&self, args: &[&str]) -> Value {
         let args: Vec<_> = args.iter().chain(&["--json"]).copied().collect();
@@ -163,6 +185,7 @@ async fn retried_by_filter(of_each: usize) {
         let refused = jobs.command(args).await;
         assert_eq!(refused.code, Some(2), "{}", refused.said());
     }
+    jobs.all_is_refused_at_a_terminal(letters * 3).await;
     let nothing = jobs
         .command(&["retry", "--code", "BACKEND_499", "--yes"])
         .await
