@@ -9,13 +9,13 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::harness::{
     World,
     at_end::Ends,
     careem::{SECRET, order, sign},
-    hub::Hub,
+    hub::{Hub, Settings, begin},
     ids,
     raw::{Raw, request},
     wait::{PATIENCE, eventually},
@@ -231,4 +231,44 @@ fn the_unit_is_right() {
     // Exposure of 2.0 at most, of 10.
     let judged = analyse(&["security", "--offline=true", "--threshold=20"]).unwrap();
     assert!(judged.status.success(), "{}", String::from_utf8_lossy(&judged.stdout));
+}
+
+/// The priority of each thread of a process, as `nice` counts it.
+fn nice_of(pid: u32) -> Vec<i32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let nice = |stat: String| {
+        // The fields behind the name, which may have blanks; the first of them is the third of all.
+        let fields = stat.rsplit(')').next().unwrap().split_whitespace();
+        fields.skip(16).map(|field| field.parse().unwrap()).next().unwrap()
+    };
+    threads
+        .map(|thread| nice(fs::read_to_string(thread.unwrap().path().join("stat")).unwrap()))
+        .collect()
+}
+
+/// What works for long goes behind the hub; what a person waits for does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_work_has_a_lower_priority() {
+    // A server that says nothing: the commands wait for it.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let settings = Settings::empty()
+        .set("NATS_URL", format!("nats://{}", silent.local_addr().unwrap()))
+        .set("NATS_USER", "hub")
+        .set("NATS_PASSWORD", "x")
+        .set("DATABASE_URL", "postgres://127.0.0.1:1/none");
+    for (args, expected) in [
+        (&["verify"][..], 10),
+        (&["rebuild"], 10),
+        (&["replay", "--diff"], 10),
+        (&["status"], 0),
+    ] {
+        let command = begin(&settings, args);
+        let connected = tokio::time::timeout(PATIENCE, silent.accept()).await;
+        let _open = connected.expect("it connects").unwrap();
+        let found = nice_of(command.id().unwrap());
+        assert!(
+            found.len() > 1 && found.iter().all(|nice| *nice == expected),
+            "{args:?}: {found:?}"
+        );
+    }
 }

@@ -384,7 +384,7 @@ async fn nats_requires_client_certificates() {
         (ran.3, "NATS_TLS_CA: cannot read /nowhere/ca.pem"),
         (ran.4, "holds no certificate in PEM"),
     ] {
-        assert_eq!(ran.code, Some(1), "{reason}: {}", ran.said());
+        assert_eq!(ran.code, Some(2), "{reason}: {}", ran.said());
         assert!(ran.stderr.contains(reason), "{reason}: {}", ran.said());
     }
 }

@@ -144,6 +144,18 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// Whether it works for long on all cores, and nobody waits for each of its steps.
+    const fn gives_way(&self) -> bool {
+        matches!(
+            self,
+            Self::Rebuild(_) | Self::Verify(_) | Self::Replay(_) | Self::Backup { .. }
+        )
+    }
+}
+
+/// By how much the priority of such a command is lower: a hub on the same machine gets nine tenths of a core that both want.
+const NICE: i32 = 10;
 /// Stack of a worker thread: twice the default. The stages' futures nest deeply, and in a debug build one overflowed 2 MiB.
 /// Untouched pages cost no memory.
 const STACK_BYTES: usize = 4 * 1024 * 1024;
@@ -151,6 +163,10 @@ const STACK_BYTES: usize = 4 * 1024 * 1024;
 /// Runs a command with the process's environment. `program`: the whole command tree.
 pub fn execute(command: Command, json: bool, program: fn() -> clap::Command) -> ExitCode {
     let environment = Environment::of_process();
+    if command.gives_way() {
+        // The threads of the runtime inherit it. Where it is refused, the command is only as fast as the hub.
+        let _ = rustix::process::nice(NICE);
+    }
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = match runtime.enable_all().thread_stack_size(STACK_BYTES).build() {
         Ok(runtime) => runtime,

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{
     acts::{ActKind, ActOptions},
-    print, tell, with_rights,
+    output, print, tell, with_rights,
 };
 use crate::{
     config::{self, Environment},
@@ -140,11 +140,18 @@ fn of_file(setting: Setting) -> Choice {
     Choice { setting, value: None }
 }
 
-/// Runs the command.
+/// Runs the command. `diff` is a read command: its exit status is 1 if the server differs, and 2 if that cannot be found out.
 ///
 /// # Errors
 /// If NATS is away or refuses.
 pub async fn run(environment: &Environment, action: &Action, as_json: bool) -> anyhow::Result<ExitCode> {
+    match (action, carry_out(environment, action, as_json).await) {
+        (Action::Diff, Err(error)) => Ok(output::ended(Err(error))),
+        (_, ran) => ran,
+    }
+}
+
+async fn carry_out(environment: &Environment, action: &Action, as_json: bool) -> anyhow::Result<ExitCode> {
     let settings = config::Nats::from_environment(environment)?;
     let connection = Connection::open(&settings, "webhook-hub streams", PROVISION_INBOX).await?;
     connection.reach().await?;
