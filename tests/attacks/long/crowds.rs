@@ -48,7 +48,8 @@ impl Attack {
                     client.write(&*bytes).await;
                     begun.fetch_add(1, Ordering::Relaxed);
                     let _ = client.answer_within(2 * PATIENCE).await;
-                    tokio::time::sleep(50 * POLL).await;
+                    // The crowd fills the room for bodies, not the processors, which the hub, NATS and the attack share.
+                    tokio::time::sleep(300 * POLL).await;
                 }
             });
         }
