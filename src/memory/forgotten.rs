@@ -1,5 +1,6 @@
-//! Orders that the memory has forgotten. A retry may come at any time while the webhook is on the log; it must end as it would have
-//! ended while the memory had the order. So the log is read for what became of the order.
+//! Orders that the memory has forgotten. A retry may come at any time while the webhook is on the log, and a webhook may wait behind an
+//! outage for longer than the memory reaches; they must end as they would have ended while the memory had the order. So the log is read
+//! for what became of the order.
 
 use chrono::{DateTime, Utc};
 
@@ -25,7 +26,7 @@ impl Orders {
     pub(crate) async fn history(&self, event: &Recorded) -> anyhow::Result<OrderEvents> {
         let mut known = self.known(event);
         let since = event.envelope.received_at - self.window;
-        if !superseded::is_late(event) || lock(&self.index).complete_since <= since {
+        if lock(&self.index).complete_since <= since {
             return Ok(known);
         }
         let ends = self.ends(event, since).await?;

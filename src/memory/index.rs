@@ -313,12 +313,15 @@ impl Index {
         !is_over
     }
 
-    /// Records the outcome of an event; false if the event is not in the index.
+    /// Records the outcome of an event; false if the event is not in the index. An order that the backend may have does not become one
+    /// that it does not have because a retry of it was ignored.
     pub(super) fn settle(&mut self, order: u32, sequence: u64, state: EntryState) -> bool {
         let Some(packed) = self.find(order, sequence) else {
             return false;
         };
-        if !packed.found(0).state.is_final() {
+        let before = packed.found(0).state;
+        let stays = before == EntryState::CreationUncertain && state == EntryState::CreationIgnored;
+        if !before.is_final() && !stays {
             packed.set(state);
         }
         true
@@ -441,6 +444,9 @@ mod tests {
         let one = prints(&index, "CR-1", 1);
         index.put(one, 5, EntryState::Creation, now());
         assert!(index.settle(one.order, 5, EntryState::CreationUncertain));
+        // A retry that made no request says nothing of the requests before it.
+        assert!(index.settle(one.order, 5, EntryState::CreationIgnored));
+        assert_eq!(index.of(one.order)[0].state, EntryState::CreationUncertain);
         assert!(index.settle(one.order, 5, EntryState::CreationForwarded));
         assert!(index.settle(one.order, 5, EntryState::CreationRefused));
         assert_eq!(index.of(one.order)[0].state, EntryState::CreationForwarded);
