@@ -72,15 +72,29 @@ async fn a_retry_does_not_create_a_cancelled_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeat_of_the_provider_does_not_create_a_cancelled_order() {
     let world = World::new().await;
-    let hub = world.hub().await;
+    let settings = world.settings().set("RETRY_DELAYS", "100ms");
+    let hub = Hub::start(&settings).await;
     world.refused_and(&hub, "CR-1", "cancelled", Answer::Accept).await;
     world.log.wait_for(EventType::OrderForwarded, 1).await;
     world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    // Of this one the cancellation was refused as well, and a person had it retried: there was nothing to cancel.
+    world.refused_and(&hub, "CR-2", "cancelled", Answer::status(422)).await;
+    let dead = world.log.wait_for(EventType::OrderDeadLettered, 3).await;
+    world.backend.always_for("CR-2", Some(Answer::status(404)));
+    world.retry_one(&dead[2], &[]).await;
+    let nothing = world.log.payloads(EventType::OrderIgnored, 1).await;
+    assert_eq!(nothing[0]["reason"], "NOTHING_TO_CANCEL", "{}", nothing[0]);
+    world.backend.always_for("CR-2", None);
     world.log_forgets(&hub).await;
-    world.careem.post(&hub, &order("CR-1")).await.event_id();
-    world.called_off().await;
-    assert_eq!(world.order_requests(), 1);
-    world.at_end(Ends::forwarded(1).ignored(1).dead_lettered(1)).await;
+    for id in ["CR-1", "CR-2"] {
+        world.careem.post(&hub, &order(id)).await.event_id();
+    }
+    for ignored in &world.log.payloads(EventType::OrderIgnored, 3).await[1..] {
+        assert_eq!(ignored["reason"], "SUPERSEDED", "{ignored}");
+        assert!(ignored["message"].as_str().unwrap().contains("cancel"), "{ignored}");
+    }
+    assert_eq!(world.order_requests(), 2);
+    world.at_end(Ends::forwarded(1).ignored(3).dead_lettered(2)).await;
 }
 
 /// The backend refused the cancellation as well. The order alone is retried: the cancellation would stay behind.

@@ -10,11 +10,12 @@
 //! | `store.state_requested` | a later `store.state_requested` of the same branch, for the same reason |
 //! | `order.status_requested` | a later status of the same order that was pushed to the provider, or another order of the same number |
 //! | `order.transformed` with news of an order | newer news of the same order that the backend has, including an announcement that was sent as news. A webhook that was accepted again is as old as its first acceptance ([`news`]). Also another order of the same number: the backend would take the news for that one's |
-//! | `order.transformed` with other lines of an order | a later change of its lines that the backend has: an amendment, or an announcement that was sent as news. An amendment that asks for money back is not superseded |
-//! | `order.transformed` with a new order | a cancellation that was accepted after it, if the backend does not have the order: the backend has the cancellation, or it was given up. If another announcement created the order, a later change of its lines |
+//! | `order.transformed` with other lines of an order | a later change of its lines that the backend has: an amendment, a later announcement that created the order, or one that was sent as news; a later cancellation. An amendment that asks for money back is not superseded |
+//! | `order.transformed` with a new order | a cancellation that was accepted after it, if the backend does not have the order: the backend has the cancellation, or it was given up, or there was nothing to cancel. If another announcement created the order, a later change of its lines |
 //!
 //! Another order of the same number is one that the backend has, or may have, with a webhook that was accepted more than
-//! `ORDER_MEMORY` later.
+//! `ORDER_MEMORY` later; or within that, one that was announced after the event and is not the order that was announced last before
+//! the event ([`body::are_two_orders`](crate::order::body::are_two_orders)).
 //!
 //! An `order.transformed` of a webhook that was forwarded after all, because the provider sent it again, is a repeat, unless the person
 //! wants it sent again. A new order that ended as superseded or as a duplicate, and that a person has retried by that end, is sent. News
@@ -143,8 +144,10 @@ pub enum Newer {
     News,
     /// A later change of the order's lines that the backend has.
     Lines,
-    /// The order was called off: the backend was told so, or it was given up.
+    /// The order was called off before it was created: the backend was told so, it was given up, or there was nothing to cancel.
     CalledOff,
+    /// The backend has the order, and that it is cancelled.
+    Cancelled,
     /// Another order that has the same number by now.
     AnotherOrder,
     /// The same webhook, which was forwarded.
@@ -159,8 +162,8 @@ impl Newer {
             Self::Status => "a later status",
             Self::News => "later news",
             Self::Lines => "a later change of the order's lines",
-            Self::CalledOff => "a cancellation of the order",
-            Self::AnotherOrder => "another order of this number, accepted after ORDER_MEMORY,",
+            Self::CalledOff | Self::Cancelled => "a cancellation of the order",
+            Self::AnotherOrder => "another order of this number",
             Self::Repeat => "the same webhook, forwarded",
         }
     }

@@ -12,15 +12,22 @@ use crate::{
 };
 
 impl OrderIdentity {
-    /// How a webhook ends that was accepted again, or transformed late, if the backend was told something newer meanwhile: that the
-    /// order was cancelled, or later lines of it. What a person had retried was compared before its turn.
+    /// How a webhook ends that was accepted again, transformed late, or waited for its order, if something newer came meanwhile: the
+    /// order was cancelled, the backend has later lines of it, or another order of the number. What a person had retried was compared
+    /// before its turn.
     pub(super) async fn overtaken(&self, event: &Recorded, known: &OrderEvents) -> anyhow::Result<Option<Ignored>> {
-        let newer = [
-            EntryState::NewsForwarded,
-            EntryState::NewsGivenUp,
-            EntryState::CreationAsNews,
-        ];
-        if event.run.is_some() || !known.of_branch().any(|found| newer.contains(&found.state)) {
+        let (is_creation, is_amendment) = (event.envelope.is_creation(), event.envelope.is_amendment());
+        let may_be_newer = |state| match state {
+            EntryState::NewsForwarded
+            | EntryState::NewsGivenUp
+            | EntryState::NewsIgnored
+            | EntryState::CreationAsNews => is_creation || is_amendment,
+            EntryState::CreationForwarded | EntryState::CreationUncertain => !is_creation,
+            _ => false,
+        };
+        let after = oldest_newer(event, known);
+        let mut later = known.of_branch().filter(|found| found.sequence > after);
+        if event.run.is_some() || !later.any(|found| may_be_newer(found.state)) {
             return Ok(None);
         }
         let newer = superseded::of_repeat(&self.log, event, &*self.orders).await?;
@@ -57,7 +64,17 @@ impl OrderIdentity {
     }
 }
 
-fn superseded_by(newer: &NewerEvent) -> Ignored {
+/// The place of the log behind which every body of a webhook is that was accepted after an event's; 0 where it is not known.
+fn oldest_newer(event: &Recorded, known: &OrderEvents) -> u64 {
+    let envelope = &event.envelope;
+    let is_first = known.of_webhook().all(|found| found.sequence >= event.sequence);
+    let of_webhook = envelope
+        .cause_sequence
+        .filter(|_| envelope.cause_id == Some(envelope.root_id));
+    of_webhook.filter(|_| is_first).unwrap_or_default()
+}
+
+pub(super) fn superseded_by(newer: &NewerEvent) -> Ignored {
     Ignored {
         reason: newer.reason().into(),
         message: newer.to_string(),

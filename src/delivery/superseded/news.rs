@@ -18,7 +18,7 @@ pub struct Accepted {
 
 impl Accepted {
     /// Whether it is the later one.
-    pub(super) fn is_after(self, other: Self) -> bool {
+    pub(crate) fn is_after(self, other: Self) -> bool {
         match (self.first, other.first) {
             (Some(one), Some(other)) => one > other,
             _ => self.received_at > other.received_at,

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     event::{
         EventId, EventType, Recorded,
-        outcome::{DUPLICATE_ORDER, DeadLettered, Forwarded, Ignored, SUPERSEDED},
+        outcome::{DUPLICATE_ORDER, DeadLettered, Forwarded, Ignored, NOTHING_TO_CANCEL, SUPERSEDED},
         stage::FORWARD,
     },
     journal::{
@@ -54,8 +54,8 @@ pub(super) async fn superseded(
     newer_news(connection, event, &told, acceptances).await
 }
 
-/// What superseded a webhook that the provider sent again after it was given up: an order that was called off, or a change of an
-/// order's lines. Statuses are compared by the memory of orders.
+/// What superseded a webhook that the provider sent again after it was given up, or that waited: an order that was called off, a change
+/// of an order's lines, or another order of the number. Statuses are compared by the memory of orders.
 ///
 /// # Errors
 /// If NATS does not answer.
@@ -64,12 +64,16 @@ pub async fn of_repeat(
     event: &Recorded,
     acceptances: &impl KnownAcceptances,
 ) -> anyhow::Result<Option<NewerEvent>> {
-    let told = told(connection, event, acceptances).await?;
     if event.envelope.is_creation() {
-        of_creation(connection, event, &told, acceptances).await
-    } else {
-        newer_lines(connection, event, &told, acceptances).await
+        let told = told(connection, event, acceptances).await?;
+        return of_creation(connection, event, &told, acceptances).await;
     }
+    let other = announced_after(connection, event, &branch_token(event), acceptances).await?;
+    if other.is_some() || !event.envelope.is_amendment() {
+        return Ok(other);
+    }
+    let told = told(connection, event, acceptances).await?;
+    newer_lines(connection, event, &told, acceptances).await
 }
 
 /// What the backend was told of an event's order, and what of it went no further.
@@ -142,21 +146,24 @@ async fn of_creation(
     called_off(connection, event, told, acceptances).await
 }
 
-/// A report that calls an order off, accepted after the order: the backend has it, or it was given up, so that the order would stay.
+/// A report that calls an order off, accepted after the order: the backend has it, or it was given up, so that the order would stay, or
+/// there was nothing to cancel.
 async fn called_off(
     connection: &Connection,
     event: &Recorded,
     told: &[Recorded],
     acceptances: &impl KnownAcceptances,
 ) -> anyhow::Result<Option<NewerEvent>> {
-    let is_told = |outcome: &&Recorded| {
-        payload::<Forwarded>(outcome).is_some_and(|has| {
-            let is_news = has.as_news || !outcome.envelope.is_creation();
-            is_news && has.order.status.as_deref() == Some(OrderStatus::Cancelled.as_str())
-        })
+    let nothing_to_cancel = |outcome: &Recorded| {
+        outcome.envelope.event_type == EventType::OrderIgnored
+            && payload::<Ignored>(outcome).is_some_and(|end| end.reason == NOTHING_TO_CANCEL)
     };
     let is_other = |outcome: &&Recorded| outcome.envelope.root_id != event.envelope.root_id;
-    let mut reports: Vec<Recorded> = told.iter().filter(is_other).filter(is_told).cloned().collect();
+    let told = told.iter().filter(is_other);
+    let mut reports: Vec<Recorded> = told
+        .filter(|told| tells_cancellation(told) || nothing_to_cancel(told))
+        .cloned()
+        .collect();
     let dead = outcomes(connection, event, EventType::OrderDeadLettered, acceptances).await?;
     for outcome in dead.iter().filter(is_other).filter(|dead| !dead.envelope.is_creation()) {
         let Some(dead) = payload::<DeadLettered>(outcome).filter(|dead| dead.stage == FORWARD.name) else {
@@ -172,7 +179,16 @@ async fn called_off(
     Ok(later.map(|report| NewerEvent::new(Newer::CalledOff, &report)))
 }
 
-/// A later change of an order's lines that the backend has; none if the event changes no lines.
+/// Whether an outcome says that the backend was told of an order's cancellation.
+fn tells_cancellation(outcome: &Recorded) -> bool {
+    outcome.envelope.event_type == EventType::OrderForwarded
+        && payload::<Forwarded>(outcome).is_some_and(|has| {
+            let is_news = has.as_news || !outcome.envelope.is_creation();
+            is_news && has.order.status.as_deref() == Some(OrderStatus::Cancelled.as_str())
+        })
+}
+
+/// A later change of an order's lines that the backend has, or its cancellation; none if the event changes no lines.
 async fn newer_lines(
     connection: &Connection,
     event: &Recorded,
@@ -182,9 +198,15 @@ async fn newer_lines(
     if event.envelope.is_amendment() && !body::changes_only_lines(&event.payload) {
         return Ok(None);
     }
+    let is_other = |outcome: &Recorded| outcome.envelope.root_id != event.envelope.root_id;
+    let cancellations = told.iter().filter(|told| is_other(told) && tells_cancellation(told));
+    let cancellations = cancellations.filter(|_| !event.is_again).cloned().collect();
+    if let Some(cancelled) = latest_after(event, cancellations, acceptances).await? {
+        return Ok(Some(NewerEvent::new(Newer::Cancelled, &cancelled)));
+    }
     let mut changes = Vec::new();
     for outcome in told {
-        let is_other = outcome.envelope.root_id != event.envelope.root_id;
+        let is_other = is_other(outcome);
         let Some(has) = payload::<Forwarded>(outcome).filter(|_| is_other) else {
             continue;
         };
@@ -195,15 +217,28 @@ async fn newer_lines(
             let amendment = event_at(connection, sequence).await?;
             amendment.is_some_and(|amendment| body::has_lines(&amendment.payload))
         } else {
-            // It has the whole order, so either as the backend has it or as it was changed by it.
-            has.as_news && event.envelope.is_creation()
+            // Of two announcements `forward` knows which is the older one, except where one was sent as news.
+            has.as_news == event.envelope.is_creation()
         };
         if has_lines {
             changes.push(outcome.clone());
         }
     }
-    let later = latest_after(event, changes, acceptances).await?;
-    Ok(later.map(|change| NewerEvent::new(Newer::Lines, &change)))
+    let Some(change) = latest_after(event, changes, acceptances).await? else {
+        return Ok(None);
+    };
+    // An amendment may come before its order.
+    if event.envelope.is_amendment() && change.envelope.is_creation() {
+        let first = acceptances.first(event, vec![event.envelope.root_id]).await?;
+        let own = (acceptances, accepted(event, &first));
+        if announced_before(connection, event, &branch_token(event), own)
+            .await?
+            .is_none()
+        {
+            return Ok(None);
+        }
+    }
+    Ok(Some(NewerEvent::new(Newer::Lines, &change)))
 }
 
 /// The last of these outcomes that follows from a webhook first accepted after the event's.
@@ -280,32 +315,112 @@ async fn newer_news(
     Ok(None)
 }
 
-/// The first order of an event's number that is not the event's own: its webhook was accepted so much later that the number means
-/// another order, and the backend has it, or may have it.
+/// An order of an event's number that is not the event's own, and that the backend has, or may have: its webhook was accepted so much
+/// later that the number means another order, or it was announced after the event and is not the order that was announced before it.
 pub(super) async fn another(
     connection: &Connection,
     event: &Recorded,
     branch: &str,
     acceptances: &impl KnownAcceptances,
 ) -> anyhow::Result<Option<NewerEvent>> {
-    let window = acceptances.window();
-    let is_another = |outcome: &Recorded| {
-        let (one, other) = (&event.envelope, &outcome.envelope);
-        other.is_creation() && other.received_at - one.received_at > window && may_be_created(outcome)
-    };
+    let (received_at, window) = (event.envelope.received_at, acceptances.window());
     // Before that no order can be so much later.
-    if Utc::now() - event.envelope.received_at <= window {
-        return Ok(None);
-    }
-    let after = Start::Sequence(event.sequence + 1);
-    for event_type in [EventType::OrderForwarded, EventType::OrderDeadLettered] {
-        let subjects = subjects(event, event_type, branch);
-        let found = find(connection, acceptances.searches(), event, (subjects, after), is_another).await?;
+    if Utc::now() - received_at > window {
+        let is_another = |outcome: &Recorded| outcome.envelope.received_at - received_at > window;
+        let after = Start::Sequence(event.sequence + 1);
+        let found = created_since(connection, event, acceptances, (branch, after), is_another).await?;
         if let Some(first) = found.first() {
             return Ok(Some(NewerEvent::of_order(Newer::AnotherOrder, first)));
         }
     }
+    announced_after(connection, event, branch, acceptances).await
+}
+
+/// An order that the backend has, or may have, that was announced after an event about an order, and is not the one that was announced
+/// last before the event; none where no announcement before the event is on the log.
+async fn announced_after(
+    connection: &Connection,
+    event: &Recorded,
+    branch: &str,
+    acceptances: &impl KnownAcceptances,
+) -> anyhow::Result<Option<NewerEvent>> {
+    let (received_at, window) = (event.envelope.received_at, acceptances.window());
+    let is_within = |outcome: &Recorded| outcome.envelope.received_at - received_at <= window;
+    let begin = acceptances.begin(event).await?;
+    let mut found = created_since(connection, event, acceptances, (branch, begin), is_within).await?;
+    let webhooks = found.iter().map(|outcome| outcome.envelope.root_id);
+    let first = acceptances
+        .first(event, webhooks.chain([event.envelope.root_id]).collect())
+        .await?;
+    let own = accepted(event, &first);
+    found.retain(|outcome| accepted(outcome, &first).is_after(own));
+    if found.is_empty() {
+        return Ok(None);
+    }
+    let Some(announced) = announced_before(connection, event, branch, (acceptances, own)).await? else {
+        return Ok(None);
+    };
+    for outcome in found {
+        let Some(sequence) = announcement_of(&outcome) else {
+            continue;
+        };
+        let other = event_at(connection, sequence).await?;
+        if other.is_some_and(|other| body::are_two_orders(&announced.payload, &other.payload)) {
+            return Ok(Some(NewerEvent::of_order(Newer::AnotherOrder, &outcome)));
+        }
+    }
     Ok(None)
+}
+
+/// The last announcement of an event's order before the event was accepted.
+async fn announced_before(
+    connection: &Connection,
+    event: &Recorded,
+    branch: &str,
+    (acceptances, own): (&impl KnownAcceptances, Accepted),
+) -> anyhow::Result<Option<Recorded>> {
+    let before = own.first.unwrap_or(event.sequence).min(event.sequence);
+    let since = event.envelope.received_at.checked_sub_signed(acceptances.window());
+    let begin = from(since.unwrap_or(DateTime::UNIX_EPOCH));
+    let announcements = subjects(event, EventType::OrderTransformed, branch);
+    let is_before = |one: &Recorded| one.envelope.is_creation() && one.sequence < before;
+    let searches = acceptances.searches();
+    let mut found = find(connection, searches, event, (announcements, begin), is_before).await?;
+    Ok(found.pop())
+}
+
+/// The outcomes, since a place of the log, by which the backend has or may have a new order of an event's number.
+async fn created_since(
+    connection: &Connection,
+    event: &Recorded,
+    acceptances: &impl KnownAcceptances,
+    (branch, begin): (&str, Start),
+    matches: impl Fn(&Recorded) -> bool,
+) -> anyhow::Result<Vec<Recorded>> {
+    let is_created = |outcome: &Recorded| outcome.envelope.is_creation() && matches(outcome) && may_be_created(outcome);
+    let mut found = Vec::new();
+    for event_type in [EventType::OrderForwarded, EventType::OrderDeadLettered] {
+        let subjects = subjects(event, event_type, branch);
+        found.extend(
+            find(
+                connection,
+                acceptances.searches(),
+                event,
+                (subjects, begin),
+                &is_created,
+            )
+            .await?,
+        );
+    }
+    Ok(found)
+}
+
+/// The place of the announcement that an outcome is about.
+fn announcement_of(outcome: &Recorded) -> Option<u64> {
+    match outcome.envelope.event_type {
+        EventType::OrderForwarded => outcome.envelope.cause_sequence,
+        _ => payload::<DeadLettered>(outcome).map(|dead| dead.sequence),
+    }
 }
 
 /// Whether the backend has the order of a creation's outcome, or may have it.

@@ -47,9 +47,14 @@ impl AnnouncedContent {
         } else if self.content != other.content {
             Some(Difference::Content)
         } else {
-            let both = self.address.as_ref().zip(other.address.as_ref());
-            both.is_some_and(|(one, two)| one != two).then_some(Difference::Address)
+            self.has_other_address(other).then_some(Difference::Address)
         }
+    }
+
+    /// Whether the restaurant's own courier would bring it elsewhere.
+    pub fn has_other_address(&self, other: &Self) -> bool {
+        let both = self.address.as_ref().zip(other.address.as_ref());
+        both.is_some_and(|(one, two)| one != two)
     }
 
     /// Whether the same is cooked and charged.
@@ -59,12 +64,18 @@ impl AnnouncedContent {
 
     /// A masked phone changes with each message, and a name may be shortened. So only another name with another phone is another
     /// customer.
-    fn is_of_another_order(&self, other: &Self) -> bool {
+    pub fn is_of_another_order(&self, other: &Self) -> bool {
         let times = self.placed_at.zip(other.placed_at);
         let customers = self.customer.as_ref().zip(other.customer.as_ref());
         times.is_some_and(|(one, two)| (one - two).abs() >= ANOTHER_TIME)
             || customers.is_some_and(|(one, two)| one.0 != two.0 && one.1 != two.1)
     }
+}
+
+/// Whether the bodies of two announcements with one number are about two orders; false where one of them cannot be read.
+pub fn are_two_orders(one: &[u8], other: &[u8]) -> bool {
+    let both = announced(one).ok().zip(announced(other).ok());
+    both.is_some_and(|(one, other)| one.is_of_another_order(&other))
 }
 
 /// Reads what counts of a body, of a new order or of a change (which has no content).
