@@ -224,6 +224,35 @@ async fn an_order_that_expired_without_a_connection_is_not_created_later() {
     assert_eq!(world.creations().len(), 1, "{:?}", world.creations());
 }
 
+/// The backend has an order, and no answer arrived. A person has it retried after its cancellation was refused: it ends as superseded,
+/// and the backend may have it all the same. So it is asked for before a corrected announcement is sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_was_superseded_may_still_be_at_the_backend() {
+    let world = World::new().await;
+    let hub = Hub::start(&world.expiring().set("CIRCUIT_BREAKER_ENABLED", false)).await;
+    world.backend.next_for("CR-lost", [Answer::Cut]);
+    world.backend.always_for("CR-lost", Some(Answer::status(503)));
+    world.careem.post(&hub, &order("CR-lost")).await.event_id();
+    let dead = world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    world.backend.always_for("CR-lost", Some(Answer::status(422)));
+    world
+        .careem
+        .post(&hub, &change("CR-lost", "cancelled"))
+        .await
+        .event_id();
+    world.log.wait_for(EventType::OrderDeadLettered, 2).await;
+    world.retry(&dead[0]).await;
+    let ignored = &world.log.payloads(EventType::OrderIgnored, 1).await[0];
+    assert_eq!(ignored["reason"], "SUPERSEDED", "{ignored}");
+    assert!(hub.terminate().await.0.success());
+    world.backend.always_for("CR-lost", None);
+    let hub = world.hub().await;
+    world.careem.post(&hub, &corrected("CR-lost")).await.event_id();
+    let ignored = &world.log.payloads(EventType::OrderIgnored, 2).await[1];
+    assert_eq!(ignored["reason"], "DUPLICATE_ORDER", "{ignored}");
+    assert_eq!(world.backend.accepted().len(), 1, "{:?}", world.backend.accepted());
+}
+
 /// The dead letter of an order that another announcement confirms is closed: it is in no list and no gauge, and `--all` does not
 /// retry it.
 #[tokio::test(flavor = "multi_thread")]

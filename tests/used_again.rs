@@ -200,3 +200,127 @@ async fn an_announcement_that_the_backend_may_have_is_confirmed_after_the_window
     world.at_end(Ends::forwarded(1).ignored(1)).await;
     assert_eq!(world.backend.accepted().len(), 1, "{:?}", world.backend.accepted());
 }
+
+/// The backend refused an order of yesterday. Today's order has its number, within the memory's window.
+///
+/// - `CR-refused`: the backend refused yesterday's cancellation, too, and a person has it retried.
+/// - `CR-waiting`: yesterday's cancellation waits for its order, and today's comes.
+/// - `CR-told`: the provider refused a status of yesterday's order, and a person has it retried.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_yesterdays_order_is_told_of_todays() {
+    let outside = Outside::new(CAREEM_POS).await;
+    let world = &outside.world;
+    let hub = Hub::start(&outside.settings().set("RETRY_DELAYS", "100ms")).await;
+    let [refused, waiting, told] = ["CR-refused", "CR-waiting", "CR-told"];
+    world
+        .backend
+        .next_for(refused, [Answer::status(422), Answer::status(422)]);
+    world
+        .backend
+        .next_for(waiting, [Answer::status(422), Answer::status(404)]);
+    world.backend.next_for(told, [Answer::status(422)]);
+    for id in [refused, waiting, told] {
+        world.careem.post(&hub, &order(id)).await.event_id();
+    }
+    world.log.wait_for(EventType::OrderDeadLettered, 3).await;
+    world.careem.post(&hub, &change(refused, "cancelled")).await.event_id();
+    outside.provider.next([Say::status(400)]);
+    outside.ask(&hub, told, "accepted").await;
+    world.log.wait_for(EventType::OrderDeadLettered, 5).await;
+    // Its answer, that there is no such order, comes when the other order is there.
+    let before = world.backend.count();
+    world.backend.hold();
+    world.careem.post(&hub, &change(waiting, "cancelled")).await.event_id();
+    world.backend.wait_for(before + 1).await;
+    for id in [refused, waiting, told] {
+        let other = other_order(id).replace("16.24", "26.24");
+        world.careem.post(&hub, &other).await.event_id();
+    }
+    world.backend.release();
+    let forwarded = world.log.wait_for(EventType::OrderForwarded, 3).await;
+    assert!(
+        forwarded.iter().all(|event| event.envelope.is_creation()),
+        "{forwarded:?}"
+    );
+    let ignored = world.log.wait_for(EventType::OrderIgnored, 1).await;
+    assert_eq!(ignored[0].envelope.external_order_id, waiting);
+    let (requests, calls) = (world.backend.count(), outside.provider.calls().len());
+    let news = |dead: &&std::sync::Arc<webhook_hub::event::Recorded>| !dead.envelope.is_creation();
+    let dead = world.log.wait_for(EventType::OrderDeadLettered, 5).await;
+    for dead in dead.iter().filter(news) {
+        let id = dead.envelope.id.to_string();
+        let arguments = ["dead-letters", "retry", &id];
+        run(&world.nats.settings("hub"), &arguments).await.expect_success();
+    }
+    for ignored in world.log.payloads(EventType::OrderIgnored, 3).await {
+        assert_eq!(ignored["reason"], "SUPERSEDED", "{ignored}");
+        let message = ignored["message"].as_str().unwrap();
+        assert!(message.contains("another order of this number"), "{message}");
+    }
+    assert_eq!(
+        (world.backend.count(), outside.provider.calls().len()),
+        (requests, calls)
+    );
+}
+
+mod long {
+    use super::*;
+
+    /// An order was created. Its second announcement waited in an outage that was longer than the memory of orders reaches: it is a
+    /// second announcement all the same.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_announcement_that_waited_longer_than_the_memory_reaches_is_the_second_one() {
+        let world = World::new().await;
+        let settings = world
+            .settings()
+            .set("HUB_TEST_TIMES", "order_memory=8s,order_memory_wait=1s");
+        let hub = Hub::start(&settings).await;
+        world.careem.post(&hub, &order("CR-1")).await.event_id();
+        world.log.wait_for(EventType::OrderForwarded, 1).await;
+        assert!(hub.terminate().await.0.success());
+        // Without the table of branches webhooks wait.
+        let away = settings.clone().set("DATABASE_URL", "postgres://hub@127.0.0.1:1/none");
+        let hub = Hub::start(&away).await;
+        world.careem.post(&hub, &corrected("CR-1")).await.event_id();
+        tokio::time::sleep(Duration::from_millis(9_500)).await;
+        assert!(hub.terminate().await.0.success());
+        let _hub = Hub::start(&settings).await;
+        let ignored = &world.log.payloads(EventType::OrderIgnored, 1).await[0];
+        assert_eq!(ignored["reason"], "DUPLICATE_ORDER", "{ignored}");
+        assert_eq!(world.backend.count(), 1);
+        world.hand_out_again().await;
+        world.at_end(Ends::forwarded(1).ignored(1)).await;
+    }
+
+    /// A person declared a duplicate to be an order of its own, and no answer to it arrived. When it is announced once more, it is asked
+    /// for under the key that it was sent with.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_order_of_its_own_is_confirmed_under_its_own_key() {
+        let world = World::new().await;
+        let settings = world
+            .settings()
+            .set("CIRCUIT_BREAKER_ENABLED", false)
+            .set("RETRY_DELAYS", "100ms")
+            .set("RETRY_MAX_ATTEMPTS", 1)
+            .set("HUB_TEST_TIMES", "order_memory=20s,order_memory_wait=5s");
+        let hub = Hub::start(&settings).await;
+        world.careem.post(&hub, &order("CR-17")).await.event_id();
+        world.log.wait_for(EventType::OrderForwarded, 1).await;
+        tokio::time::sleep(Duration::from_secs(14)).await;
+        let other = other_order("CR-17").replace("16.24", "26.24");
+        world.careem.post(&hub, &other).await.event_id();
+        let ignored = world.log.wait_for(EventType::OrderIgnored, 1).await;
+        world.backend.next_for("CR-17", [Answer::Cut]);
+        world.backend.always_for("CR-17", Some(Answer::status(503)));
+        let id = ignored[0].envelope.id.to_string();
+        let arguments = ["dead-letters", "retry", &id];
+        run(&world.nats.settings("hub"), &arguments).await.expect_success();
+        world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+        world.backend.always_for("CR-17", None);
+        let again = other.replacen('{', "{\"attempt\": 2,", 1);
+        world.careem.post(&hub, &again).await.event_id();
+        world.log.wait_for(EventType::OrderForwarded, 2).await;
+        world.log.settled().await;
+        assert_eq!(world.backend.accepted().len(), 2, "{:?}", world.backend.accepted());
+    }
+}

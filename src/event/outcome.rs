@@ -189,6 +189,9 @@ pub struct Forwarded {
     /// It announced an order that the backend had, and was sent as a change of its status.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub as_news: bool,
+    /// It was sent as an amendment, and differs in something that no amendment says: a person must know it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub differs: bool,
     /// It was given up without knowing whether the backend has it. A later announcement of the order, at this place of the log,
     /// had it asked for once more, by the same key, and it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -223,13 +226,16 @@ pub struct DeadLettered {
     /// No request of it was ever made, so the backend cannot have the event. Absent where that is not certain.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unposted: bool,
+    /// The backend has its lines and amounts, as an amendment. What failed is the status that it says in addition.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub amended: bool,
 }
 
 impl DeadLettered {
     /// Whether the backend does not have what was given up: it said so. That no request is counted does not say that none was made:
     /// the instance that made it may have died before it recorded that.
     pub fn is_refused(&self) -> bool {
-        self.error.is_refusal()
+        self.error.is_refusal() && !self.amended
     }
 
     /// Whether no request of what was given up was made by then: its turn was spent on another announcement, or never came.

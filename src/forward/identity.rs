@@ -21,12 +21,14 @@ use crate::{
         read::{Entry, LogReader, Start, event_at},
     },
     memory::{AnnouncedBy, EntryState, IndexEntry, OrderEvents, Orders},
-    order::{body, model::AmendmentKind, status::Status},
+    order::{
+        body::{self, AnnouncedContent},
+        model::AmendmentKind,
+        status::Status,
+    },
 };
 
 mod again;
-
-use self::again::is_of_another_order;
 
 /// Label of the key of an order that a person declared to be one of its own (see [`crate::event::EventId::derive`]).
 const OF_ITS_OWN: &str = "order_of_its_own";
@@ -57,6 +59,14 @@ impl Posting {
             body: event.payload.clone(),
         }
     }
+
+    /// Of a duplicate that a person declared to be an order of its own.
+    fn of_its_own(event: &Recorded) -> Self {
+        Self {
+            key: event.envelope.id.derive(OF_ITS_OWN).0,
+            ..Self::own(event)
+        }
+    }
 }
 
 /// What to do with an event.
@@ -70,7 +80,12 @@ pub(super) enum Plan {
     /// It says something new about an order that the backend has; and how it ends, where not as forwarded.
     News(Posting, Option<Ignored>),
     /// It changes an order that the backend has, and then tells a further status of it, if it says one.
-    Amend(Posting, Option<Posting>),
+    Amend {
+        posting: Posting,
+        status: Option<Posting>,
+        /// It also says something that no amendment says.
+        differs: bool,
+    },
     /// It goes no further.
     End(Ignored),
     /// A branch's secret proved it, and the order is another branch's.
@@ -106,7 +121,8 @@ impl OrderIdentity {
             return Some(repeat(event, forwarded.internal_order_id.clone()));
         }
         let known = self.orders.history(event).await.ok()?;
-        let plan = self.again(event, &known, forwarded.clone(), Some(first.clone())).await;
+        let created = (forwarded.clone(), Some(first.clone()));
+        let plan = self.again(event, &known, created, false).await;
         match plan {
             Ok(Plan::End(ignored)) => Some(ignored),
             _ => None,
@@ -173,15 +189,15 @@ impl OrderIdentity {
                 first.get_or_insert(found.sequence);
             }
         }
+        if let Some(overtaken) = self.overtaken(event, &known).await? {
+            return Ok(Plan::End(overtaken));
+        }
         // A retry that a person requested was compared before its turn (`delivery::superseded`).
         let (Some(first), None) = (first, event.run) else {
             return Ok(own);
         };
-        if event.envelope.is_amendment() {
-            let overtaken = self.overtaken(event, &known).await?;
-            return Ok(overtaken.map_or(own, Plan::End));
-        }
-        if let Some(status) = status_of(event)
+        if !event.envelope.is_amendment()
+            && let Some(status) = status_of(event)
             && self.is_superseded(event, status, &known, first).await?
         {
             return Ok(Plan::End(superseded(event)));
@@ -204,7 +220,7 @@ impl OrderIdentity {
         };
         let between = known.of_branch().rev();
         for found in between.filter(|found| found.sequence > first && found.sequence < event.sequence) {
-            if let Some((told, told_as)) = self.told(event, found).await?
+            if let Some((told, told_as)) = self.told(event, found, None).await?
                 && news::judge(&word, &told, told_as) == Verdict::Superseded
             {
                 return Ok(true);
@@ -214,8 +230,13 @@ impl OrderIdentity {
     }
 
     /// The status that the backend was, or may have been, told by what an entry points at; none if that says nothing of
-    /// this order.
-    async fn told(&self, event: &Recorded, found: IndexEntry) -> anyhow::Result<Option<(Word, ToldAs)>> {
+    /// this order. `created`: the announcement that created the order, if what is perhaps another order's is to be left out.
+    async fn told(
+        &self,
+        event: &Recorded,
+        found: IndexEntry,
+        created: Option<&AnnouncedContent>,
+    ) -> anyhow::Result<Option<(Word, ToldAs)>> {
         let told_as = match found.state {
             EntryState::NewsForwarded | EntryState::CreationAsNews => ToldAs::News,
             // A duplicate was sent as a change if its status was further than the last one.
@@ -226,7 +247,9 @@ impl OrderIdentity {
         let Some(told) = told.filter(|told| is_same_branch(told, event)) else {
             return Ok(None);
         };
-        let Some(status) = status_of(&told) else {
+        let announced = body::announced(&told.payload).ok();
+        let announced = announced.filter(|told| created.is_none_or(|created| !told.is_of_another_order(created)));
+        let Some(status) = announced.and_then(|announced| announced.status) else {
             return Ok(None);
         };
         let webhook = told.envelope.root_id;
@@ -240,12 +263,12 @@ impl OrderIdentity {
     }
 
     async fn of_creation(&self, event: &Recorded, is_first: bool) -> anyhow::Result<Plan> {
-        if event.run.is_some() && self.was_duplicate(event).await? {
-            let key = event.envelope.id.derive(OF_ITS_OWN).0;
-            return Ok(Plan::Send(Posting {
-                key,
-                ..Posting::own(event)
-            }));
+        let ended = match event.run {
+            Some(_) => self.end_before(event).await?,
+            None => None,
+        };
+        if ended == Some(DUPLICATE_ORDER) {
+            return Ok(Plan::Send(Posting::of_its_own(event)));
         }
         let known = self.orders.history(event).await?;
         if known.found.iter().all(|found| found.sequence == event.sequence) {
@@ -265,21 +288,24 @@ impl OrderIdentity {
         if is_first && let Some(overtaken) = self.overtaken(event, &known).await? {
             return Ok(Plan::End(overtaken));
         }
-        if let Some((forwarded, first)) = created {
-            return self.again(event, &known, forwarded, first).await;
+        if let Some(created) = created {
+            // A person who has the end of an earlier run retried wants it nevertheless.
+            return self.again(event, &known, created, ended.is_some()).await;
         }
         let uncertain = known
             .of_branch()
             .filter(|found| found.state == EntryState::CreationUncertain);
         // A later one can have been given up as well where a person retries this one.
         for found in uncertain.filter(|found| found.sequence != event.sequence) {
-            if let Some(first) = self
-                .orders
-                .read(event, found)
-                .await?
-                .filter(|first| is_same_branch(first, event) && !is_of_another_order(first, event))
+            if let Some(first) =
+                self.orders.read(event, found).await?.filter(|first| {
+                    is_same_branch(first, event) && !body::are_two_orders(&first.payload, &event.payload)
+                })
             {
-                let posting = Posting::own(&first);
+                let posting = match self.end_before(&first).await? {
+                    Some(DUPLICATE_ORDER) => Posting::of_its_own(&first),
+                    _ => Posting::own(&first),
+                };
                 return Ok(Plan::Confirm(Box::new(first), posting));
             }
         }
@@ -335,29 +361,36 @@ impl OrderIdentity {
         Ok(None)
     }
 
-    /// Whether a person retries an event that ended as a duplicate: then it is an order of its own.
-    async fn was_duplicate(&self, event: &Recorded) -> anyhow::Result<bool> {
+    /// The reason of the end that an announcement had before a person had it retried: a duplicate, which is an order of its own then, or
+    /// superseded.
+    async fn end_before(&self, event: &Recorded) -> anyhow::Result<Option<&'static str>> {
         let branch = token(event.envelope.branch.as_deref().unwrap_or_default());
         let (root, provider) = (EventType::OrderIgnored.subject_root(), token(&event.envelope.provider));
         let subjects = format!("{root}.{provider}.{branch}.>");
         let mut reader = LogReader::of_subjects(&self.log, subjects, Start::Sequence(event.sequence + 1));
+        let mut reason = None;
         loop {
             let entries = reader.next_batch().await?;
-            if entries.is_empty() {
-                return Ok(false);
+            if entries.is_empty() || reason == Some(DUPLICATE_ORDER) {
+                return Ok(reason);
             }
-            let is_end = |entry: &Entry| match entry {
+            let end_of = |entry: &Entry| match entry {
                 Entry::Event(end) => {
-                    let of_event = end.envelope.cause_id == Some(event.envelope.id)
-                        || end.envelope.cause_sequence == Some(event.sequence);
-                    of_event
-                        && serde_json::from_slice::<Ignored>(&end.payload)
-                            .is_ok_and(|ignored| ignored.reason == DUPLICATE_ORDER)
+                    // Another acceptance of the webhook can have the same id.
+                    let of_event = match end.envelope.cause_sequence {
+                        Some(sequence) => sequence == event.sequence,
+                        None => end.envelope.cause_id == Some(event.envelope.id),
+                    };
+                    let ignored = of_event.then(|| serde_json::from_slice::<Ignored>(&end.payload).ok());
+                    Some(ignored??.reason)
                 }
-                Entry::Unreadable { .. } => false,
+                Entry::Unreadable { .. } => None,
             };
-            if entries.iter().any(is_end) {
-                return Ok(true);
+            let found: Vec<_> = entries.iter().filter_map(end_of).collect();
+            for wanted in [SUPERSEDED, DUPLICATE_ORDER] {
+                if found.iter().any(|found| found == wanted) {
+                    reason = Some(wanted);
+                }
             }
         }
     }

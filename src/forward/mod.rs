@@ -50,7 +50,7 @@ use self::{
     client::BackendClient,
     identity::{OrderIdentity, Plan},
     measured::ForwardMetrics,
-    record::{dead_letter, expired, facts, ignore, not_yours, unreadable},
+    record::{amended_in_part, dead_letter, expired, facts, ignore, not_yours, unreadable},
 };
 
 /// Label of the request to tell the provider that it is accepted (see [`crate::event::EventId::derive`]).
@@ -85,6 +85,8 @@ struct Attempt<'a> {
     request: u32,
     /// The sequence of another announcement, if its request is repeated instead ([`Plan::Confirm`]).
     confirming: Option<u64>,
+    /// The backend has accepted its amendment ([`Plan::Amend`]).
+    amended: bool,
 }
 
 /// The stage.
@@ -176,13 +178,17 @@ impl Forward {
         match plan {
             Plan::NotYours(why) => Ok(vec![not_yours(event, request, &why)]),
             Plan::News(_, Some(end)) | Plan::End(end) => Ok(vec![ignore(event, &end)]),
-            Plan::News(_, None) | Plan::Amend(..) => {
-                let facts = facts(event, request, &accepted, summary);
-                Ok(vec![self.forwarded(
-                    event,
-                    OUTCOME,
-                    &Forwarded { as_news: true, ..facts },
-                )])
+            plan @ (Plan::News(_, None) | Plan::Amend { .. }) => {
+                let differs = matches!(plan, Plan::Amend { differs: true, .. });
+                if differs {
+                    amended_in_part(event);
+                }
+                let facts = Forwarded {
+                    as_news: true,
+                    differs,
+                    ..facts(event, request, &accepted, summary)
+                };
+                Ok(vec![self.forwarded(event, OUTCOME, &facts)])
             }
             Plan::Send(_) => {
                 if let Some(why) = self.taken_for_another(event, &accepted).await? {
@@ -225,13 +231,19 @@ impl Forward {
 
     /// It will not be forwarded any more. A provider that waits for the word gets it, so that it tells the restaurant itself.
     fn dead(&self, attempt: Attempt<'_>, attempts: u32, error: ErrorReport) -> Vec<NewEvent> {
-        let Attempt { event, confirming, .. } = attempt;
+        let Attempt {
+            event,
+            confirming,
+            amended,
+            ..
+        } = attempt;
         let is_awaited = event.envelope.is_creation() && event.run.is_none();
         let is_awaited = is_awaited && self.rules.confirms.contains(&*event.envelope.provider);
         let lost = is_awaited.then(|| push::lost(event));
         let requests = RequestFacts {
             confirming,
             unposted: self.arrivals.is_none(event, attempts),
+            amended,
         };
         self.arrivals.end(event);
         let dead = dead_letter(event, attempts, error, requests);
@@ -362,6 +374,7 @@ impl Stage for Forward {
             event,
             request,
             confirming: None,
+            amended: false,
         };
         let summary = match body::summary(&event.payload) {
             Ok(summary) => summary,
@@ -378,14 +391,14 @@ impl Stage for Forward {
         let posting = match &plan {
             Plan::End(ignored) => return Ok(vec![ignore(event, ignored)]),
             Plan::NotYours(why) => return Ok(vec![not_yours(event, request - 1, why)]),
-            Plan::Send(posting) | Plan::Confirm(_, posting) | Plan::News(posting, _) | Plan::Amend(posting, _) => {
+            Plan::Send(posting) | Plan::Confirm(_, posting) | Plan::News(posting, _) | Plan::Amend { posting, .. } => {
                 posting.clone()
             }
         };
         if let Plan::Confirm(other, _) = &plan {
             attempt.confirming = Some(other.sequence);
         }
-        let is_news = matches!(plan, Plan::News(..) | Plan::Amend(..));
+        let is_news = matches!(plan, Plan::News(..) | Plan::Amend { .. });
         if !is_news && self.expires(event).is_some_and(|at| at <= Utc::now()) {
             return Ok(self.dead(attempt, request - 1, expired(event)));
         }

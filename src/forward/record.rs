@@ -43,6 +43,7 @@ pub(super) fn facts(event: &Recorded, attempts: u32, accepted: &Accepted, order:
         received_at: event.envelope.received_at,
         forwarded_at: Utc::now(),
         as_news: false,
+        differs: false,
         confirmed_by: None,
         order,
     }
@@ -62,16 +63,30 @@ pub(super) fn ignore(event: &Recorded, ignored: &Ignored) -> NewEvent {
         metrics::counter!("duplicate_orders_total", "provider" => provider, "differs" => differs).increment(1);
     }
     if ignored.differs {
-        tracing::error!(
-            provider = &*event.envelope.provider,
-            order_id = event.envelope.external_order_id,
-            request_id = event.envelope.request_id,
-            sequence = event.sequence,
-            why = ignored.message,
-            "an order was announced again in another way; the backend has the first announcement: an operator must check it"
-        );
+        tell_difference(event, &ignored.message);
     }
     NewEvent::new(event.follow(OUTCOME, EventType::OrderIgnored, Utc::now()), ignored)
+}
+
+/// An announcement was sent as an amendment, and says another address as well.
+pub(super) fn amended_in_part(event: &Recorded) {
+    let provider = event.envelope.provider.to_string();
+    metrics::counter!("duplicate_orders_total", "provider" => provider, "differs" => "true").increment(1);
+    tell_difference(
+        event,
+        "the lines and amounts were sent as an amendment, and another address was not",
+    );
+}
+
+fn tell_difference(event: &Recorded, why: &str) {
+    tracing::error!(
+        provider = &*event.envelope.provider,
+        order_id = event.envelope.external_order_id,
+        request_id = event.envelope.request_id,
+        sequence = event.sequence,
+        why,
+        "an order was announced again in another way; the backend has the first announcement: an operator must check it"
+    );
 }
 
 /// The backend refused the repeated request of an announcement that was given up without an answer. This is on the log before the
@@ -87,6 +102,7 @@ pub(super) fn refused(first: &Recorded, other: &Recorded, attempts: u32, error: 
         confirmed_by: Some(other.sequence),
         confirming: None,
         unposted: false,
+        amended: false,
     };
     let label = format!("refused/{}", other.run_id());
     NewEvent::new(first.follow(&label, EventType::OrderDeadLettered, Utc::now()), &dead)

@@ -41,7 +41,7 @@ impl Forward {
     /// Makes the request, and says what follows from the answer.
     pub(super) async fn post(
         &self,
-        attempt: Attempt<'_>,
+        mut attempt: Attempt<'_>,
         posting: &Posting,
         summary: OrderSummary,
         plan: Plan,
@@ -54,9 +54,15 @@ impl Forward {
         let is_own = !matches!(plan, Plan::Confirm(..));
         let (mut verdict, mut is_trial) = self.ask(attempt, post, posting, is_own).await?;
         // If this one fails, the amendment is sent once more with it, under its key.
-        if let (AnswerVerdict::Accepted(_), Plan::Amend(_, Some(status))) = (&verdict, &plan)
+        if let (
+            AnswerVerdict::Accepted(_),
+            Plan::Amend {
+                status: Some(status), ..
+            },
+        ) = (&verdict, &plan)
             && let Ok(post) = self.client.post(status.request, &event.envelope)
         {
+            attempt.amended = true;
             (verdict, is_trial) = self.ask(attempt, post, status, is_own).await?;
         }
         match verdict {

@@ -190,6 +190,9 @@ fn note(row: &mut Value, event: &Recorded, payload: &Value) {
             if !payload["internalOrderId"].is_null() {
                 row["order_id"] = payload["internalOrderId"].clone();
             }
+            if payload["differs"] == true {
+                add_flags(row, &json!(["announced_differently"]));
+            }
             forget(row);
         }
         EventType::OrderIgnored => {

@@ -26,6 +26,8 @@ pub struct RequestFacts {
     pub confirming: Option<u64>,
     /// See [`DeadLettered::unposted`].
     pub unposted: bool,
+    /// See [`DeadLettered::amended`].
+    pub amended: bool,
 }
 
 /// As [`give_up`], with what is known of the requests.
@@ -46,6 +48,7 @@ pub fn give_up_knowing<S: Stage>(
         confirmed_by: None,
         confirming: facts.confirming,
         unposted: facts.unposted,
+        amended: facts.amended,
     };
     NewEvent::new(event.follow(label, EventType::OrderDeadLettered, Utc::now()), &dead)
 }

@@ -80,6 +80,7 @@ pub(super) fn gone(request: &Recorded, stage: &str, sequence: u64, is_there: boo
         confirmed_by: None,
         confirming: None,
         unposted: false,
+        amended: false,
     };
     let envelope = request.follow(OUTCOME, EventType::OrderDeadLettered, Utc::now());
     NewEvent::new(envelope, &dead)

@@ -397,6 +397,9 @@ impl Row {
             if let Some(order_id) = &forwarded.internal_order_id {
                 self.order_id = Some(order_id.clone());
             }
+            if forwarded.differs {
+                self.flags.insert(ANNOUNCED_DIFFERENTLY.to_owned());
+            }
         }
         self.forget_cause();
     }
