@@ -194,13 +194,17 @@ impl Trouble {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_runbook_of_outages() {
-    let mut trouble = Trouble::new().await;
-    trouble.the_backend_is_down().await;
-    trouble.nats_is_down_and_the_log_is_full().await;
-    trouble.postgresql_is_down().await;
-    trouble.a_provider_changed_its_format().await;
-    trouble.a_secret_leaked().await;
-    trouble.the_disk_fills().await;
+mod long {
+    use super::Trouble;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_runbook_of_outages() {
+        let mut trouble = Trouble::new().await;
+        trouble.the_backend_is_down().await;
+        trouble.nats_is_down_and_the_log_is_full().await;
+        trouble.postgresql_is_down().await;
+        trouble.a_provider_changed_its_format().await;
+        trouble.a_secret_leaked().await;
+        trouble.the_disk_fills().await;
+    }
 }

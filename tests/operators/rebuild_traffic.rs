@@ -134,8 +134,8 @@ impl Traffic {
     }
 }
 
-/// Returns the times before, and those while the tables are dropped and made again so often.
-async fn dropped_under_traffic(before: usize, times: usize) -> [Times; 2] {
+/// Returns the times of so many orders before, of those while the tables are dropped and made again so often, and of so many afterwards.
+async fn dropped_under_traffic(before: usize, times: usize, after: usize) -> [Times; 3] {
     let traffic = Traffic::new().await;
     let quiet = traffic.until("before", |sent| sent == before).await;
     let is_over = AtomicBool::new(false);
@@ -148,6 +148,7 @@ async fn dropped_under_traffic(before: usize, times: usize) -> [Times; 2] {
         all
     };
     let (during, all) = tokio::join!(traffic.until("during", |_| is_over.load(Ordering::Relaxed)), rebuilding);
+    let afterwards = traffic.until("after", |sent| sent == after).await;
     for rebuilt in all {
         let tables = rebuilt["tables"].as_array().unwrap();
         assert_eq!(tables.len(), 4, "{rebuilt}");
@@ -155,17 +156,16 @@ async fn dropped_under_traffic(before: usize, times: usize) -> [Times; 2] {
         assert_eq!(tables.iter().filter(is_new).count(), 4, "{rebuilt}");
     }
     let world = &traffic.world;
-    world
-        .at_end(Ends::forwarded(quiet.accepted.len() + during.accepted.len()))
-        .await;
+    let sent = [&quiet, &during, &afterwards].map(|times| times.accepted.len());
+    world.at_end(Ends::forwarded(sent.iter().sum())).await;
     let ran = run(&owner(world), &["verify"]).await;
     assert_eq!(ran.code, Some(0), "{}", ran.said());
-    [quiet, during]
+    [quiet, during, afterwards]
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_tables_are_dropped_under_traffic() {
-    dropped_under_traffic(60, 1).await;
+    dropped_under_traffic(60, 1, 0).await;
 }
 
 mod long {
@@ -173,22 +173,19 @@ mod long {
 
     use super::{dropped_under_traffic, p99};
 
-    /// Below this a difference says more about the machine than about the hub.
-    const LEAST: Duration = Duration::from_millis(25);
+    /// Below this a difference says more about the machine, which the servers, the hub and the rebuild share, than about the hub.
+    const LEAST: Duration = Duration::from_millis(100);
 
-    /// The slowest of a hundred takes at most twice as long.
+    /// The slowest of a hundred takes at most twice as long as before or afterwards.
     #[tokio::test(flavor = "multi_thread")]
     async fn neither_intake_nor_forwarding_is_slower() {
-        let [quiet, during] = dropped_under_traffic(1500, 3).await;
-        for (what, before, now) in [
-            ("accepted", p99(&quiet.accepted), p99(&during.accepted)),
-            ("at the backend", p99(&quiet.arrived), p99(&during.arrived)),
-        ] {
-            eprintln!(
-                "{what}: p99 {before:?} before, {now:?} during, of {} orders",
-                during.accepted.len()
-            );
-            assert!(now <= 2 * before.max(LEAST), "{what}: {now:?} instead of {before:?}");
+        let times = dropped_under_traffic(1500, 3, 750).await;
+        let accepted = times.each_ref().map(|times| p99(&times.accepted));
+        let arrived = times.each_ref().map(|times| p99(&times.arrived));
+        for (what, [before, during, after]) in [("accepted", accepted), ("at the backend", arrived)] {
+            eprintln!("{what}: p99 {before:?} before, {during:?} during, {after:?} afterwards");
+            let most = 2 * before.max(after).max(LEAST);
+            assert!(during <= most, "{what}: {during:?}, at most {most:?}");
         }
     }
 }
