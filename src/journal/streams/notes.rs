@@ -45,7 +45,7 @@ pub fn with_note(mut config: Value, note: &ActNote) -> Value {
 
 /// A stream's configuration without notes, as a restore takes it: they are of acts on the log that was backed up.
 pub(super) fn without_notes(mut config: Value) -> Value {
-    if let Some(metadata) = config["metadata"].as_object_mut() {
+    if let Some(metadata) = config.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.retain(|key, _| !key.starts_with(PREFIX));
     }
     config

@@ -264,7 +264,7 @@ mod tests {
 
     #[test]
     fn each_change_has_its_consequence() {
-        let old = json!({ "messages": 5, "bytes": 3 << 30, "first_ts": "2020-01-01T00:00:00Z" });
+        let old = json!({ "messages": 5, "bytes": 3_i64 << 30, "first_ts": "2020-01-01T00:00:00Z" });
         for (change, before, expected) in [
             (("num_replicas", 3), 1, "num_replicas 1 becomes 3; all of it is copied"),
             (
