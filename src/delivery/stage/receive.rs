@@ -17,7 +17,7 @@ impl<S: Stage> Worker<S> {
     /// Queues a message, or acknowledges one that is settled.
     pub(super) async fn hold(
         &self,
-        message: Message,
+        mut message: Message,
         in_flight: &mut InFlight,
         context: &TaskContext,
         gauges: &Gauges,
@@ -54,15 +54,20 @@ impl<S: Stage> Worker<S> {
         if queue.is_queued(sequence) {
             return Ok(());
         }
-        match codec::decode(message.headers.as_ref(), message.payload.clone(), sequence) {
+        let payload = pull::take_payload(&mut message.message);
+        match codec::decode(message.headers.as_ref(), payload, sequence) {
             Err(codec::CodecError::Newer(event)) => newer.leave(S::NAME, sequence, event),
             Ok(event) if newer.holds_up(S::NAME, sequence, OrderKey::of(&event)) => {}
-            Ok(event) => queue.push(QueuedEvent {
-                event,
-                requests: 0,
-                parked: None,
-                message: Some(message),
-            }),
+            Ok(event) => {
+                // What is still needed of the message is where it is acknowledged.
+                message.message.headers = None;
+                queue.push(QueuedEvent {
+                    event,
+                    requests: 0,
+                    parked: None,
+                    message: Some(message),
+                });
+            }
             Err(error) => {
                 let rejected = vec![unreadable(S::NAME, &message, sequence, &error)];
                 if self.record(context, sequence, rejected).await {

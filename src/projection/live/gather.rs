@@ -4,7 +4,7 @@
 //! a batch waits for more events, and most orders get their rows by one insert instead of an insert and two updates. The wait
 //! is at most [`FRESHNESS`], counted from the batch's first event; a row is late by no more than that and the transaction.
 
-use std::{mem, time::Duration};
+use std::time::Duration;
 
 use async_nats::jetstream::Message;
 use futures_util::FutureExt as _;
@@ -81,7 +81,7 @@ impl Gather {
         while let Some(message) = next {
             if let Some(mut message) = message {
                 let sequence = pull::info(&message)?.stream_sequence;
-                let payload = mem::take(&mut message.message.payload);
+                let payload = pull::take_payload(&mut message.message);
                 bytes += payload.len();
                 entries.push(Entry::read(message.headers.as_ref(), payload, sequence));
                 if latest.as_ref().is_none_or(|(up_to, _)| *up_to < sequence) {
