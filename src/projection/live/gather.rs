@@ -15,12 +15,15 @@ use crate::{
         pull::{self, Messages},
         read::Entry,
     },
-    projection::batch::{MAX_BYTES, MAX_EVENTS},
+    projection::batch::MAX_BYTES,
 };
 
 /// How long a batch waits for more events, while the log is busy: most orders have all of their events in one batch. After a longer wait
 /// there are fewer row versions, but larger transactions, which take the cores and the disk from orders under way, and memory.
 const FRESHNESS: Duration = Duration::from_millis(250);
+/// Most events of a batch. While it is written its events, their columns and the text of the statements are in memory, so this decides how
+/// much the hub takes under load. Only reading from the log makes larger batches, up to [`MAX_EVENTS`](crate::projection::batch::MAX_EVENTS).
+const MAX_GATHERED: usize = 1000;
 /// From so many events a second on the log is busy: below, a transaction for each costs less than the rows' being late is worth.
 const BUSY_PER_SECOND: f64 = 100.0;
 /// For how long events are counted before the log is called busy or quiet.
@@ -89,7 +92,7 @@ impl Gather {
                     latest = Some((sequence, message));
                 }
             }
-            let is_full = entries.len() >= MAX_EVENTS || bytes >= MAX_BYTES;
+            let is_full = entries.len() >= MAX_GATHERED || bytes >= MAX_BYTES;
             next = if is_full {
                 None
             } else if is_busy && !entries.is_empty() {
