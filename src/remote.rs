@@ -5,10 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::http::{
-    HeaderMap, HeaderValue, Method,
-    header::{AUTHORIZATION, CONTENT_TYPE},
-};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header::CONTENT_TYPE};
 use chrono::Utc;
 use secrecy::ExposeSecret;
 use serde_json::Value;
@@ -369,15 +366,13 @@ impl Remote {
             let value = HeaderValue::from_str(&value).map_err(no_value)?;
             asked = asked.header(name.clone(), value);
         }
-        let secret = match &self.spec.auth {
-            Auth::None | Auth::SignedBody { .. } => None,
-            Auth::Header { name, prefix } => Some((name.parse().ok(), format!("{prefix}{}", self.tokens.secret()))),
-            Auth::Oauth2 { .. } | Auth::Login { .. } | Auth::Jwt { .. } => {
-                Some((Some(AUTHORIZATION), format!("Bearer {text}")))
-            }
+        let shown = match &self.spec.auth {
+            Auth::Header { .. } => self.tokens.secret(),
+            _ => text,
         };
-        if let Some((Some(name), secret)) = secret
-            && let Ok(mut secret) = HeaderValue::from_str(&secret)
+        if let Some((name, prefix)) = self.spec.auth.header()
+            && let Ok(name) = name.parse::<HeaderName>()
+            && let Ok(mut secret) = HeaderValue::from_str(&format!("{prefix}{shown}"))
         {
             secret.set_sensitive(true);
             asked = asked.header(name, secret);

@@ -22,6 +22,7 @@ const DELIVEROO: &str = include_str!("../providers/deliveroo.toml");
 const DOORDASH: &str = include_str!("../providers/doordash.toml");
 const JAHEZ: &str = include_str!("../providers/jahez.toml");
 const RAPPI: &str = include_str!("../providers/rappi.toml");
+const DELIVERECT: &str = include_str!("../providers/deliverect.toml");
 
 /// A platform that plays this provider, and its branch.
 struct Played {
@@ -264,14 +265,13 @@ async fn jahez_is_told_what_is_accepted_and_what_is_not() {
     );
 }
 
-/// Rappi takes its token in a header of its own, minutes in the path, and items by the integration's id of the store.
+/// Rappi gives tokens for JSON and takes them in a header of its own; minutes go in the path, items by the integration's id of the store.
 #[tokio::test(flavor = "multi_thread")]
 async fn rappi_is_told_about_orders_items_and_the_store() {
     let played = Played::new("rappi", RAPPI, "900105814", "MXN").await;
     let settings = r#"UPDATE branch_delivery_configs SET settings = '{"storeIntegrationId": "s-7"}'"#;
     played.outside.world.database.run(settings).await.unwrap();
-    let shows = |heard: &Heard| heard.header("x-authorization") == format!("Bearer {CLIENT_SECRET}");
-    played.outside.provider.takes_calls_that(shows);
+    played.outside.provider.gives_tokens_for_json("x-authorization");
     let hub = Hub::start(&played.settings).await;
     for said in [
         json!({ "status": "accepted", "preparationMinutes": 20 }),
@@ -321,6 +321,57 @@ async fn rappi_is_told_about_orders_items_and_the_store() {
     );
 }
 
+/// Deliverect gives tokens for JSON that names the interface that they are for, and takes numbers for words: 90 when the order leaves
+/// with its own courier, or when the restaurant's has brought it.
+#[tokio::test(flavor = "multi_thread")]
+async fn deliverect_is_told_by_numbers_what_the_kitchen_does() {
+    let played = Played::new("deliverect", DELIVERECT, "5bf02f380000000000000001", "JOD").await;
+    played.outside.provider.gives_tokens_for_json("authorization");
+    let hub = Hub::start(&played.settings).await;
+    let order = json_of(include_str!("fixtures/providers/deliverect/order.json"));
+    for (id, by) in [("dv-1", "ubereats"), ("dv-2", "restaurant")] {
+        let order = numbered(&numbered(&order, "/_id", id), "/courier/deliveryBy", by);
+        assert_eq!(played.post(&hub, &order).await, 200);
+    }
+    played.outside.world.log.wait_for(EventType::OrderForwarded, 2).await;
+    let mut count = 0;
+    for (id, said) in [
+        ("dv-1", json!({ "status": "accepted", "orderId": "order-7" })),
+        ("dv-1", json!({ "status": "picked_up" })),
+        ("dv-1", json!({ "status": "delivered" })),
+        ("dv-2", json!({ "status": "picked_up" })),
+        ("dv-2", json!({ "status": "delivered" })),
+        ("dv-2", json!({ "status": "cancelled", "reason": "fire" })),
+    ] {
+        ask(&hub, &format!("deliverect/{id}"), &said).await;
+        count += 1;
+        played.outside.payloads(EventType::OrderStatusPushed, count).await;
+    }
+    played.outside.world.at_end(Ends::forwarded(2)).await;
+    let told: Vec<_> = played
+        .told()
+        .into_iter()
+        .map(|(path, body)| (path, body["status"].clone()))
+        .collect();
+    let told_of = |id: &str, status: u32| (format!("POST /orderStatus/{id}"), json!(status));
+    let expected = [("dv-1", 20), ("dv-1", 90), ("dv-2", 90), ("dv-2", 110)];
+    assert_eq!(told, expected.map(|(id, status)| told_of(id, status)));
+    let calls = played.outside.provider.calls();
+    let last = calls.last().unwrap().json();
+    assert_eq!((&last["orderId"], &last["reason"]), (&json!("dv-2"), &json!("fire")));
+    // Without an id of the backend's it is called what Deliverect calls it.
+    assert_eq!(
+        [&calls[0], &calls[3]].map(|call| call.json()["receiptId"].clone()),
+        ["order-7", "dv-2"]
+    );
+    let asked = json!({
+        "grant_type": "client_credentials", "client_id": CLIENT_ID, "client_secret": CLIENT_SECRET,
+        "audience": played.outside.provider.url(),
+    });
+    assert_eq!(played.outside.provider.token_fields(), asked);
+    assert_eq!(played.outside.provider.token_requests(), 1);
+}
+
 /// While Delivery Hero assigns an order it wants to be asked again, for which no attempt is counted. Any other 409 is a refusal.
 #[tokio::test(flavor = "multi_thread")]
 async fn delivery_hero_is_asked_again_while_it_assigns_the_order() {
@@ -338,6 +389,10 @@ async fn delivery_hero_is_asked_again_while_it_assigns_the_order() {
     let asked = ask(&hub, "delivery-hero/dh-1", &json!({ "status": "accepted" })).await;
     let pushed = &played.outside.payloads(EventType::OrderStatusPushed, 1).await[0];
     assert_eq!(pushed["status"], "accepted");
+    assert_eq!(
+        played.outside.provider.token_fields()["grant_type"],
+        "client_credentials"
+    );
     let (_, accepted) = &played.told()[0];
     let time: chrono::DateTime<chrono::Utc> = accepted["acceptanceTime"].as_str().unwrap().parse().unwrap();
     assert!(time >= asked + chrono::TimeDelta::minutes(3), "{time} is too soon");

@@ -24,7 +24,7 @@ use crate::{
 pub use self::reconcile::{Reconcile, ReconcileSpec};
 pub use self::tables::{
     AgainTable, AnswerTable, Auth, Credentials, Fetch, HrefPath, MenuCall, MenuResult, Offered, Outbound, StatusCall,
-    When,
+    TokenFormat, When,
 };
 
 /// Time for one request, where the file says nothing.

@@ -20,7 +20,7 @@ use crate::{
     event::outcome::{ErrorReport, ErrorType},
     fault_injection,
     http::{self, MAX_ANSWER_BYTES, Request, Target},
-    provider::outbound::{Auth, ClientCredentials, Credentials},
+    provider::outbound::{Auth, ClientCredentials, Credentials, TokenFormat, words::BASE_URL_SLOT},
 };
 
 /// How much before its end a token is replaced; of a short-lived one, a tenth of its life.
@@ -157,30 +157,37 @@ impl ProviderTokens {
                 scopes,
                 fields,
                 credentials,
+                format,
+                ..
             } => {
-                let mut form: BTreeMap<&str, &str> = fields.iter().map(|(name, value)| (&**name, &**value)).collect();
+                let fields = filled(fields, base);
+                let mut fields: Fields<'_> = borrowed(&fields);
                 let scope = scopes.join(" ");
-                form.insert("grant_type", "client_credentials");
+                fields.insert("grant_type", "client_credentials");
                 if !scope.is_empty() {
-                    form.insert("scope", &scope);
+                    fields.insert("scope", &scope);
                 }
                 if *credentials == Credentials::Body {
-                    form.insert("client_id", id);
-                    form.insert("client_secret", self.secret());
+                    fields.insert("client_id", id);
+                    fields.insert("client_secret", self.secret());
                 }
-                let mut post =
-                    Request::new(Method::POST, Target::parse(&absolute(base, token_url))).body(encode(&form));
+                let mut post = posted(&absolute(base, token_url), *format, &fields);
                 if *credentials == Credentials::Basic {
                     post = post.basic_auth(id, self.secret());
                 }
                 (post, "/access_token")
             }
             Auth::Login {
-                path, token, fields, ..
+                path,
+                token,
+                fields,
+                format,
+                ..
             } => {
-                let mut form: BTreeMap<&str, &str> = fields.iter().map(|(name, value)| (&**name, &**value)).collect();
-                form.extend([("username", id), ("password", self.secret())]);
-                let post = Request::new(Method::POST, Target::parse(&format!("{base}{path}"))).body(encode(&form));
+                let fields = filled(fields, base);
+                let mut fields: Fields<'_> = borrowed(&fields);
+                fields.extend([("username", id), ("password", self.secret())]);
+                let post = posted(&format!("{base}{path}"), *format, &fields);
                 (post, token.as_deref().unwrap_or("/access_token"))
             }
             Auth::Jwt { audience, header, .. } => {
@@ -191,8 +198,7 @@ impl ProviderTokens {
                 return Ok((SecretString::default(), MAX_LIFETIME));
             }
         };
-        let form = HeaderValue::from_static("application/x-www-form-urlencoded");
-        let answer = answer::ask(http, post.header(CONTENT_TYPE, form), MAX_ANSWER_BYTES).await?;
+        let answer = answer::ask(http, post, MAX_ANSWER_BYTES).await?;
         if !(200..300).contains(&answer.status) {
             return Err(answer::without_token(&answer));
         }
@@ -262,7 +268,30 @@ fn absolute(base: &str, url: &str) -> String {
     }
 }
 
-fn encode(fields: &BTreeMap<&str, &str>) -> String {
+/// Fields of a request for a token.
+type Fields<'f> = BTreeMap<&'f str, &'f str>;
+
+/// The fields of a file, for this base URL.
+fn filled(fields: &BTreeMap<String, String>, base: &str) -> BTreeMap<String, String> {
+    let filled = |(name, value): (&String, &String)| (name.clone(), value.replace(BASE_URL_SLOT, base));
+    fields.iter().map(filled).collect()
+}
+
+fn borrowed(fields: &BTreeMap<String, String>) -> Fields<'_> {
+    fields.iter().map(|(name, value)| (&**name, &**value)).collect()
+}
+
+/// The request for a token.
+fn posted(url: &str, format: TokenFormat, fields: &Fields<'_>) -> Request {
+    let (media_type, body) = match format {
+        TokenFormat::Form => ("application/x-www-form-urlencoded", encode(fields)),
+        TokenFormat::Json => ("application/json", json!(fields).to_string()),
+    };
+    let post = Request::new(Method::POST, Target::parse(url)).body(body);
+    post.header(CONTENT_TYPE, HeaderValue::from_static(media_type))
+}
+
+fn encode(fields: &Fields<'_>) -> String {
     let url = Url::parse_with_params("http://form", fields).expect("it is a URL");
     url.query().unwrap_or_default().to_owned()
 }
@@ -285,12 +314,7 @@ mod tests {
         let patience = Duration::from_millis(200);
         let tokens = ProviderTokens::new(ClientCredentials::default(), MAX_LIFETIME, patience);
         let http = http::client(10 * patience, 20, HeaderMap::new(), &ClientTls::of_machine("X_API")).unwrap();
-        let auth = Auth::Login {
-            path: "/login".into(),
-            fields: BTreeMap::new(),
-            token: None,
-            lifetime: None,
-        };
+        let auth: Auth = toml::from_str("kind = 'login'\npath = '/login'").unwrap();
         let mut first = pin!(tokens.get(&http, &base, &auth, None));
         assert!(futures_util::poll!(&mut first).is_pending());
         let began = Instant::now();

@@ -27,6 +27,8 @@ fn at_the_platform(file: &str) -> String {
         "https://identity.careem.com/token",
         "https://auth.uber.com/oauth/v2/token",
         "https://auth.developers.deliveroo.com/oauth2/token",
+        "https://api.rappi.com.co/restaurants/auth/v1/token/login/integrations",
+        "/oauth/token",
     ]
     .iter()
     .fold(file.to_owned(), |file, host| file.replace(host, TOKEN))

@@ -81,8 +81,10 @@ struct Script {
     lifetime: Option<Duration>,
     /// How long tokens are good in truth, where that is not what it says.
     kept_for: Option<Duration>,
-    /// Requests for tokens, whatever they were told.
-    token_requests: usize,
+    /// Requests for tokens, whatever they were told: their fields.
+    token_requests: Vec<Value>,
+    /// The header in which tokens are shown, where they are asked for with JSON.
+    json_tokens_in: Option<&'static str>,
     /// Answers to requests for tokens.
     next_token: VecDeque<u16>,
     next: VecDeque<Say>,
@@ -221,7 +223,17 @@ impl Provider {
 
     /// How many requests for a token there were.
     pub(crate) fn token_requests(&self) -> usize {
-        self.script().token_requests
+        self.script().token_requests.len()
+    }
+
+    /// The fields of the last request for a token.
+    pub(crate) fn token_fields(&self) -> Value {
+        self.script().token_requests.last().cloned().unwrap_or_default()
+    }
+
+    /// Tokens are asked for with JSON only, and shown in this header only.
+    pub(crate) fn gives_tokens_for_json(&self, header: &'static str) {
+        self.script().json_tokens_in = Some(header);
     }
 
     /// Every call so far.
@@ -254,11 +266,22 @@ async fn receive(State(shared): State<Arc<Mutex<Script>>>, request: Request) -> 
     response.body(Body::from(said.body)).unwrap()
 }
 
+/// The fields of a request for a token: of JSON, else of a form.
+fn fields_of(heard: &Heard) -> Value {
+    let form = form_urlencoded::parse(&heard.body).into_owned();
+    match heard.json() {
+        Value::Null => form.map(|(name, value)| (name, json!(value))).collect(),
+        fields => fields,
+    }
+}
+
 impl Script {
     fn hear(&mut self, heard: Heard) -> (Say, Option<Arc<Semaphore>>) {
         if heard.path == TOKEN || heard.path == LOGIN {
-            self.token_requests += 1;
-            return (self.token(&heard), None);
+            let fields = fields_of(&heard);
+            let said = self.token(&heard, &fields);
+            self.token_requests.push(fields);
+            return (said, None);
         }
         let said = self.answer(&heard);
         let status = said.status;
@@ -273,28 +296,23 @@ impl Script {
         (said, held)
     }
 
-    fn token(&mut self, heard: &Heard) -> Say {
+    fn token(&mut self, heard: &Heard, fields: &Value) -> Say {
         if let Some(status) = self.next_token.pop_front() {
             return Say::status(status);
         }
-        let form = String::from_utf8_lossy(&heard.body);
-        let expected = if heard.path == TOKEN {
-            vec![
-                "grant_type=client_credentials".to_owned(),
-                format!("client_id={CLIENT_ID}"),
-                format!("client_secret={CLIENT_SECRET}"),
-            ]
-        } else {
-            vec![format!("username={CLIENT_ID}"), format!("password={CLIENT_SECRET}")]
-        };
-        let fields: Vec<_> = form.split('&').collect();
         let basic = STANDARD.encode(format!("{CLIENT_ID}:{CLIENT_SECRET}"));
-        let expected = if heard.header("authorization") == format!("Basic {basic}") {
-            vec!["grant_type=client_credentials".to_owned()]
-        } else {
-            expected
+        let expected = match heard.path == TOKEN {
+            _ if heard.header("authorization") == format!("Basic {basic}") => {
+                json!({ "grant_type": "client_credentials" })
+            }
+            true => json!({
+                "grant_type": "client_credentials", "client_id": CLIENT_ID, "client_secret": CLIENT_SECRET,
+            }),
+            false => json!({ "username": CLIENT_ID, "password": CLIENT_SECRET }),
         };
-        if !expected.iter().all(|field| fields.contains(&field.as_str())) {
+        let mut expected = expected.as_object().unwrap().iter();
+        let is_json = heard.header("content-type") == "application/json";
+        if is_json != self.json_tokens_in.is_some() || !expected.all(|(name, value)| fields[name] == *value) {
             return Say::status(401);
         }
         self.tokens += 1;
@@ -307,7 +325,8 @@ impl Script {
     }
 
     fn answer(&mut self, heard: &Heard) -> Say {
-        let (path, shown) = (heard.path.as_str(), heard.header("authorization"));
+        let shown = heard.header(self.json_tokens_in.unwrap_or("authorization"));
+        let path = heard.path.as_str();
         let token = shown.strip_prefix("Bearer ").unwrap_or_default();
         let is_good = match self.shows {
             Some(shows) => shows(heard),

@@ -1,7 +1,7 @@
 //! Checks each field and collects all faults.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
 
@@ -88,13 +88,16 @@ impl Check {
     pub(super) fn auth(&mut self, auth: &Auth) {
         match auth {
             Auth::None => {}
-            Auth::Header { name, prefix } => {
-                self.header("outbound.auth.name", name);
-                if !prefix.chars().all(|c| c.is_ascii_graphic() || c == ' ') {
-                    self.note("outbound.auth.prefix", "expected text that is allowed in a header");
-                }
-            }
-            Auth::Oauth2 { token_url, .. } => {
+            Auth::Header { name, prefix } => self.header_of_secret("name", name, prefix),
+            Auth::Oauth2 {
+                token_url,
+                fields,
+                header,
+                prefix,
+                ..
+            } => {
+                self.header_of_secret("header", header, prefix);
+                self.token_fields(fields);
                 let is_url =
                     Url::parse(token_url).is_ok_and(|url| url.scheme() == "https" && url.username().is_empty());
                 if !is_url && !token_url.starts_with('/') {
@@ -120,11 +123,40 @@ impl Check {
                     self.note("outbound.auth.audience", "expected the claim aud");
                 }
             }
-            Auth::Login { path, token, .. } => {
+            Auth::Login {
+                path,
+                token,
+                fields,
+                header,
+                prefix,
+                ..
+            } => {
+                self.header_of_secret("header", header, prefix);
+                self.token_fields(fields);
                 if !path.starts_with('/') {
                     self.note("outbound.auth.path", "expected a path that begins with /");
                 }
                 self.pointer("outbound.auth.token", token.as_deref());
+            }
+        }
+    }
+
+    /// The header of a secret or a token, by the key of its name.
+    fn header_of_secret(&mut self, key: &str, name: &str, prefix: &str) {
+        self.header(&format!("outbound.auth.{key}"), name);
+        if !prefix.chars().all(|c| c.is_ascii_graphic() || c == ' ') {
+            self.note("outbound.auth.prefix", "expected text that is allowed in a header");
+        }
+    }
+
+    /// Further fields of a request for a token.
+    fn token_fields(&mut self, fields: &BTreeMap<String, String>) {
+        for (name, value) in fields {
+            if value.replace(words::BASE_URL_SLOT, "").contains(['{', '}']) {
+                self.note(
+                    &format!("outbound.auth.fields.{name}"),
+                    "expected text; {base_url} is the only slot there",
+                );
             }
         }
     }

@@ -77,19 +77,28 @@ pub enum Auth {
         #[serde(default)]
         prefix: String,
     },
-    /// OAuth 2 client credentials; the token goes in `Authorization: Bearer`.
+    /// OAuth 2 client credentials.
     Oauth2 {
         /// Where tokens are had; a path stands on the base URL.
         token_url: String,
         /// What they are to be good for.
         #[serde(default)]
         scopes: Vec<String>,
-        /// Further fields of the form, such as `audience`.
+        /// Further fields of the request, such as `audience`; `{base_url}` is the base URL.
         #[serde(default)]
         fields: BTreeMap<String, String>,
         /// Where name and secret go.
         #[serde(default)]
         credentials: Credentials,
+        /// How the request for a token is written.
+        #[serde(default)]
+        format: TokenFormat,
+        /// The header of the token.
+        #[serde(default = "authorization")]
+        header: String,
+        /// What stands before the token.
+        #[serde(default = "bearer")]
+        prefix: String,
     },
     /// A JSON Web Token that the hub signs itself, with HS256; it goes in `Authorization: Bearer`. The secret is base64.
     Jwt {
@@ -116,13 +125,22 @@ pub enum Auth {
         /// The field with the signature.
         signature: String,
     },
-    /// A form with `username` and `password`; the token goes in `Authorization: Bearer`, and may stand in paths.
+    /// `username` and `password` are posted; the token may also stand in paths.
     Login {
-        /// Where the form is posted.
+        /// Where they are posted.
         path: String,
-        /// Further fields of the form, such as `grant_type`.
+        /// Further fields of the request, such as `grant_type`; `{base_url}` is the base URL.
         #[serde(default)]
         fields: BTreeMap<String, String>,
+        /// How the request for a token is written.
+        #[serde(default)]
+        format: TokenFormat,
+        /// The header of the token.
+        #[serde(default = "authorization")]
+        header: String,
+        /// What stands before the token.
+        #[serde(default = "bearer")]
+        prefix: String,
         /// JSON pointer of the token in the answer.
         #[serde(default)]
         token: Option<String>,
@@ -142,6 +160,16 @@ impl Auth {
         }
     }
 
+    /// The header of every request in which the hub shows who it is, and what stands before the secret or the token there.
+    pub fn header(&self) -> Option<(&str, &str)> {
+        match self {
+            Self::None | Self::SignedBody { .. } => None,
+            Self::Jwt { .. } => Some((AUTHORIZATION, BEARER)),
+            Self::Header { name, prefix } => Some((name, prefix)),
+            Self::Oauth2 { header, prefix, .. } | Self::Login { header, prefix, .. } => Some((header, prefix)),
+        }
+    }
+
     /// Whether it needs a token that an operator got.
     pub const fn needs_access_token(&self) -> bool {
         matches!(self, Self::SignedBody { .. })
@@ -153,11 +181,35 @@ impl Auth {
     }
 }
 
+/// The header of tokens (RFC 6750), where a file names no other.
+const AUTHORIZATION: &str = "authorization";
+/// What stands before a token there.
+const BEARER: &str = "Bearer ";
+
+fn authorization() -> String {
+    AUTHORIZATION.into()
+}
+
+fn bearer() -> String {
+    BEARER.into()
+}
+
+/// How a request for a token is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenFormat {
+    /// `application/x-www-form-urlencoded`, as OAuth 2 has it.
+    #[default]
+    Form,
+    /// A JSON object of texts.
+    Json,
+}
+
 /// Where name and secret go when a token is asked for (RFC 6749, 2.3.1).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Credentials {
-    /// `client_id` and `client_secret` in the form.
+    /// `client_id` and `client_secret` among the fields.
     #[default]
     Body,
     /// HTTP Basic.

@@ -152,6 +152,40 @@ fn calls_of_one_word_are_for_different_orders() {
     );
 }
 
+/// A token may be asked for with JSON and go in a header of its own; the base URL is the only thing that its request may name.
+#[test]
+fn a_token_has_its_own_form_and_header() {
+    let auth = r#"auth = { kind = "oauth2", token_url = "/token", scopes = ["pos"] }"#;
+    let spec = |more: &str| read(&GOOD.replace(auth, &auth.replace(" }", &format!(", {more} }}"))));
+    let plain = read(GOOD).unwrap().unwrap().auth;
+    assert_eq!(plain.header(), Some(("authorization", "Bearer ")));
+    let own = r#"format = "json", header = "x-authorization", prefix = "", fields = { audience = "{base_url}" }"#;
+    let own = spec(own).unwrap().unwrap().auth;
+    assert_eq!(own.header(), Some(("x-authorization", "")));
+    assert!(matches!(
+        own,
+        Auth::Oauth2 {
+            format: TokenFormat::Json,
+            ..
+        }
+    ));
+    for (wrong, place) in [
+        (
+            r#"header = "x authorization""#,
+            "outbound.auth.header: expected the name of a header",
+        ),
+        (r#"prefix = "Bearer\n""#, "outbound.auth.prefix:"),
+        (
+            r#"fields = { audience = "{external_id}" }"#,
+            "outbound.auth.fields.audience:",
+        ),
+        (r#"format = "xml""#, "unknown variant `xml`"),
+    ] {
+        let faults = spec(wrong).unwrap_err();
+        assert!(faults[0].starts_with(place), "{faults:?}");
+    }
+}
+
 #[test]
 fn a_signature_needs_a_body_and_an_answer_a_code() {
     let signed = "auth = { kind = \"signed_body\", id = \"app\", token = \"token\", time = \"time\", signature = \"sig\" }\nanswer = { code = \"/code\", ok = [\"0\"] }";

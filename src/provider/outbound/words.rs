@@ -4,6 +4,8 @@ use super::template::Vocabulary;
 
 /// The token of a login, for paths.
 pub const ACCESS_TOKEN: &str = "access_token";
+/// The only slot in fields of a request for a token.
+pub const BASE_URL_SLOT: &str = "{base_url}";
 
 /// Of calls about an order, and of headers.
 pub const STATUS: Vocabulary = Vocabulary {

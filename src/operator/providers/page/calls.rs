@@ -63,10 +63,15 @@ fn auth(auth: Option<&Value>) -> String {
     match of("kind") {
         Some("header") => format!("with the secret in {}", code(of("name").unwrap_or_default())),
         Some("oauth2") => format!(
-            "with a token of OAuth 2 from {}",
-            code(of("token_url").unwrap_or_default())
+            "with a token of OAuth 2 from {}{}",
+            code(of("token_url").unwrap_or_default()),
+            in_header(of("header"))
         ),
-        Some("login") => format!("with the token of a login at {}", code(of("path").unwrap_or_default())),
+        Some("login") => format!(
+            "with the token of a login at {}{}",
+            code(of("path").unwrap_or_default()),
+            in_header(of("header"))
+        ),
         Some("jwt") => "with a JSON Web Token that the hub signs".into(),
         Some("signed_body") => format!(
             "with a token at {} of the body and its signature at {}",
@@ -75,6 +80,11 @@ fn auth(auth: Option<&Value>) -> String {
         ),
         _ => "without authentication".into(),
     }
+}
+
+/// Where a token goes, if that is another header than the usual one.
+fn in_header(name: Option<&str>) -> String {
+    name.map(|name| format!(" in {}", code(name))).unwrap_or_default()
 }
 
 /// The rows of a table of `[outbound]`: it is a call, or several, or none.
