@@ -10,6 +10,8 @@ words! {
         TotalMismatch = "total_mismatch",
         /// The lines do not add up to the provider's subtotal. Both stay as they were sent.
         SubtotalMismatch = "subtotal_mismatch",
+        /// The lines are without the tax that the subtotal contains. Both stay as they were sent.
+        LinesWithoutTax = "lines_without_tax",
         /// The provider sent no total; this one is the sum of what it sent.
         TotalComputed = "total_computed",
         /// The provider sent no sum of the lines; this one is computed.

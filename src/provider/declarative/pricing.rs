@@ -43,8 +43,11 @@ pub(super) fn pricing(reader: &OrderReader<'_>, table: &file::Pricing, basket: &
         Some(subtotal) => {
             // The kitchen sees the lines, so they must come to what is charged for them.
             let with_tax = basket.sum.plus(subtotal_tax.unwrap_or(Money::zero(currency)));
-            if differs(subtotal, basket.sum, slack) && differs(subtotal, with_tax, slack) {
-                reader.flag(Flag::SubtotalMismatch);
+            if differs(subtotal, basket.sum, slack) {
+                reader.flag(match differs(subtotal, with_tax, slack) {
+                    true => Flag::SubtotalMismatch,
+                    false => Flag::LinesWithoutTax,
+                });
             }
         }
     }

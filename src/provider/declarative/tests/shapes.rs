@@ -268,7 +268,7 @@ fn deliveroo_and_just_eat() -> Vec<Shape> {
             "/transformedOrder/deliveryAddress/notes": "blue house",
             "/transformedOrder/deliveryAddress/latitude": 49.8,
             "/transformedOrder/customerPhonePin": "99",
-            "/transformedOrder/flags": ["line_total_computed"],
+            "/transformedOrder/flags": ["lines_without_tax", "line_total_computed"],
         }),
         shape!("just-eat", "driver_at_restaurant", "", "GBP", "courier_updated", {
             "/statusChange/captain/state": "arrived",
