@@ -290,7 +290,7 @@ impl<'t> OrderReader<'t> {
     }
 
     /// What is at a source; what cannot be read, or stands in the way, goes to `unfit`.
-    fn peek(
+    pub(super) fn peek(
         &self,
         source: &Source,
         at: ValueId,

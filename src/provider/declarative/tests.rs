@@ -275,6 +275,7 @@ fn the_store_is_the_same_before_and_after_it_is_verified() {
 }
 
 mod engine;
+mod facts;
 mod leniency;
 mod faults;
 mod guide;

@@ -374,30 +374,43 @@ impl<'t> OrderReader<'t> {
         self.answer(test, at).unwrap_or(false)
     }
 
-    /// Whether a condition holds; the value by which it does is taken.
-    fn holds<T>(&self, when: &ChoiceWhen<T>, at: ValueId) -> bool {
+    /// Whether a condition holds; none if what it compares cannot be read, which is flagged. A word that it compares is taken by it;
+    /// of a text that only has to be there it says nothing.
+    fn holds<T>(&self, when: &ChoiceWhen<T>, at: ValueId, unknown: Flag) -> Option<bool> {
         if self.is_there(&when.without.0, at) {
-            return false;
+            return Some(false);
         }
         if when.from.0.is_empty() {
-            return true;
+            return Some(true);
         }
-        let Some(found) = self.look(&when.from.0, at) else {
-            return false;
+        let is_compared = !when.is.is_empty();
+        let accepts = if is_compared { Accepts::Word } else { Accepts::Text };
+        let mut unfit = Vec::new();
+        let peek = |source| self.peek(source, at, accepts, &mut unfit);
+        let Some(found) = when.from.0.iter().find_map(peek) else {
+            if !is_compared || unfit.is_empty() {
+                return Some(false);
+            }
+            let mut unfit = unfit.into_iter();
+            unfit.for_each(|(at, expected)| self.unfit(at, Need::Optional, unknown, expected));
+            return None;
         };
-        let is_it = when.is.is_empty() || when.is.iter().any(|word| is_same(word, &found.text));
-        if is_it {
+        let is_it = !is_compared || when.is.iter().any(|word| is_same(word, &found.text));
+        if is_it && is_compared {
             self.take(&found);
         }
-        is_it
+        Some(is_it)
     }
 
     /// One of our words. What the file does not know is flagged.
     pub(super) fn choice<T: Copy>(&self, choice: &Choice<T>, at: ValueId, unknown: Flag) -> Chosen<T> {
-        if let Some(when) = choice.when.iter().find(|when| self.holds(when, at)) {
+        let mut conditions = choice.when.iter().map(|when| (when, self.holds(when, at, unknown)));
+        // Behind a condition that cannot be read the others hold only where it does not.
+        let decisive = conditions.find(|(_, holds)| *holds != Some(false));
+        if let Some((when, Some(true))) = decisive {
             return Chosen::Known(when.becomes);
         }
-        let mut is_unknown = false;
+        let mut is_unknown = decisive.is_some();
         for source in &choice.from.0 {
             let sources = (std::slice::from_ref(source), [].as_slice());
             match self.first(sources, at, Accepts::Word, (Need::Optional, unknown)) {

@@ -5,7 +5,10 @@ use std::sync::LazyLock;
 use axum::http::HeaderMap;
 use serde_json::{Value, json};
 
-use super::{super::sample, *};
+use super::{
+    super::{file::Document, pick::Source, sample},
+    *,
+};
 use crate::json::fault::Fault;
 
 mod cases;
@@ -14,8 +17,17 @@ mod words;
 
 use self::cases::{CASES, Case};
 
-const UBER_WEBHOOK: &str =
-    include_str!("../../../../tests/fixtures/providers/uber-eats/webhook_orders.notification.json");
+/// Webhooks of providers that only point to the order.
+const THIN: &[(&str, &str)] = &[
+    (
+        "uber-eats",
+        include_str!("../../../../tests/fixtures/providers/uber-eats/webhook_orders.notification.json"),
+    ),
+    (
+        "wolt",
+        include_str!("../../../../tests/fixtures/providers/wolt/created.json"),
+    ),
+];
 
 /// A case that is ready: the value that is changed, its places, and what comes of it unchanged.
 struct Ready {
@@ -119,12 +131,12 @@ impl Ready {
             }
             None => value.to_string(),
         };
-        let is_fetched = self.case.provider == "uber-eats";
+        let thin = THIN.iter().find(|(provider, _)| *provider == self.case.provider);
         let sample = sample::Sample {
-            body: if is_fetched { UBER_WEBHOOK } else { &text }.as_bytes(),
+            body: thin.map_or(&*text, |(_, webhook)| webhook).as_bytes(),
             headers: &HeaderMap::new(),
             path: "",
-            document: is_fetched.then_some(text.as_bytes()),
+            document: thin.map(|_| text.as_bytes()),
             now: Utc::now(),
         };
         match self.provider.try_sample(&sample).map(|tried| tried.outcome) {
@@ -155,29 +167,34 @@ impl Ready {
         value
     }
 
+    /// Whether it is essential, or holds what is; also where the sample has nothing essential there, and another one may.
     fn is_essential(&self, place: &str) -> bool {
-        self.leaves
-            .iter()
-            .any(|leaf| leaf == place || leaf.starts_with(&format!("{place}/")))
+        let mut below = self.case.essential.iter().filter(|pattern| !pattern.contains('*'));
+        let is_above = |leaf: &str| leaf.strip_prefix(place).is_some_and(|rest| rest.starts_with('/'));
+        self.leaves.iter().any(|leaf| leaf == place || is_above(leaf)) || below.any(|leaf| is_above(leaf))
     }
 
     /// Whether the file reads something there; what it does not read is kept beside the order.
     fn is_read(&self, place: &str) -> bool {
         let extra = self.body["transformedOrder"]["extra"].as_object();
         let mut kept = extra.into_iter().flat_map(|extra| extra.keys());
-        let is_left_out = [
-            "/callbackUrls",
-            "/order/id",
-            "/merchantOrder/orderViewId",
-            "/merchantOrder/shopId",
-            // They stand in for what is there, or only one word of theirs means something.
-            "/delivery_address/label",
-            "/new_state/location_id",
-            "/courier/deliveryBy",
-        ]
-        .iter()
-        .any(|one| are_related(one, place));
-        !kept.any(|kept| are_related(kept, place) && !kept.starts_with(&format!("{place}/"))) && !is_left_out
+        !kept.any(|kept| are_related(kept, place) && !kept.starts_with(&format!("{place}/")))
+            && !self.is_left_out(place)
+    }
+
+    /// Whether the file says that nobody needs it.
+    fn is_left_out(&self, place: &str) -> bool {
+        let webhook = &self.provider.file.webhook;
+        let parts = webhook.document.as_ref().map_or(&[][..], Document::parts);
+        let mut parts = parts.iter().map(ToString::to_string);
+        let root = parts
+            .find(|part| self.value.pointer(part).is_some())
+            .unwrap_or_default();
+        webhook.leave_out.iter().any(|source| match source {
+            Source::Here(pointer) | Source::Document(pointer) => are_related(&format!("{root}{pointer}"), place),
+            Source::Body(pointer) => self.around.is_none() && are_related(&pointer.to_string(), place),
+            Source::Header(_) | Source::Path(_) => false,
+        })
     }
 }
 

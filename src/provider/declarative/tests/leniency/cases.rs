@@ -55,6 +55,13 @@ const DELIVERY_HERO: &[&str] = &[
     "/products/*/selectedToppings/**/quantity",
     "/price/grandTotal",
 ];
+const DELIVERY_HERO_INNER: &[&str] = &[
+    "/updatedOrder/token",
+    "/updatedOrder/products/*/quantity",
+    "/updatedOrder/products/*/unitPrice",
+    "/updatedOrder/products/*/paidPrice",
+    "/updatedOrder/price/grandTotal",
+];
 const DELIVEROO: &[&str] = &[
     "/body/order/id",
     "/body/order/items/**/quantity",
@@ -123,6 +130,24 @@ const UBER_CLASSIC: &[&str] = &[
     "/cart/items/**/quantity",
     "/cart/items/*/price/**/amount",
     "/payment/charges/total/amount",
+];
+/// It sends no total: what makes it up is charged.
+const WOLT: &[&str] = &[
+    "/items/**/count",
+    "/items/*/item_price/total/amount",
+    "/items/*/options/*/price/amount",
+    "/basket_price/total/amount",
+    "/fees/total/amount",
+    "/delivery/fee/amount",
+];
+const WOLT_FIRST: &[&str] = &[
+    "/items/**/count",
+    "/items/*/base_price/amount",
+    "/items/*/total_price/amount",
+    "/items/*/options/*/price/amount",
+    "/price/amount",
+    "/delivery/fee/amount",
+    "/delivery/small_order_surcharge/amount",
 ];
 const GLOVO: &[&str] = &[
     "/order_id",
@@ -242,10 +267,25 @@ pub(super) const CASES: &[Case] = &[
     case!("deliverect", "order", "JOD", DELIVERECT, &["/status"]),
     case!("rappi", "order.marketplace", "MXN", RAPPI, RAPPI_KIND),
     case!("uber-eats", "order.v1_delivery.amount_e5", "EUR", UBER, &["/order"]),
+    case!("wolt", "order.second_version", "EUR", WOLT, &[]),
+    case!("wolt", "order.first_version", "EUR", WOLT_FIRST, &[]),
 ];
 
-/// Shapes of orders, which the sums are tried on as well.
+/// Further samples and shapes of orders, which the sums are tried on as well.
 pub(super) const SHAPES: &[Case] = &[
+    case!("careem-pos", "public.dubai", "AED", CAREEM_POS, &[]),
+    case!("delivery-hero", "public.pickup", "OMR", DELIVERY_HERO, &[]),
+    case!("delivery-hero", "shape.modification", "OMR", DELIVERY_HERO_INNER, &[]),
+    case!("deliveroo", "public.hong_kong", "EUR", DELIVEROO, &[]),
+    case!("just-eat", "public.bag_fee", "GBP", JUST_EAT, &[]),
+    case!("doordash", "public.group_order", "USD", DOORDASH, &[]),
+    case!("keeta", "public.pickup", "SAR", KEETA, &[]),
+    case!("jahez", "public.offer", "SAR", JAHEZ, &[]),
+    case!("uber-eats", "public.group_order.document", "EUR", UBER, &[]),
+    case!("glovo", "dispatched", "EUR", GLOVO, &[]),
+    case!("deliverect", "order.three_digits", "JOD", DELIVERECT, &[]),
+    case!("rappi", "order.delivery", "MXN", RAPPI, &[]),
+    case!("rappi", "order.until_2022", "MXN", RAPPI, &[]),
     case!("delivery-hero", "shape.vendor_delivery", "OMR", DELIVERY_HERO, &[]),
     case!("delivery-hero", "shape.fees_listed", "OMR", DELIVERY_HERO, &[]),
     case!("deliveroo", "shape.restaurant_delivery", "EUR", DELIVEROO, &[]),
