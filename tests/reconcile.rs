@@ -5,15 +5,18 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use async_nats::jetstream;
 use chrono::{SecondsFormat, TimeDelta, Utc};
 use reqwest::Method;
 use serde_json::{Value, json};
 use webhook_hub::{
     event::{EventType, Recorded, WebhookOrigin},
+    journal::codec::{self, Form},
     provider::Catalogue,
 };
 
 use crate::harness::{
+    PARTITIONS,
     at_end::Ends,
     hub::{Hub, Settings},
     outside::{DELIVERY_HERO, Outside, UBER_EATS, send},
@@ -133,55 +136,63 @@ fn dispatched(id: &str, minutes: i64) -> Value {
 const NEW: &str = "/api/integration/orders";
 const STATUS: &str = "/api/integration/orders/ID/status";
 
-/// Delivery Hero has these orders: six in its lists, of which four are new to the hub.
+/// How long ago the hub took in its last webhook, in minutes.
+const AWAY: i64 = 65;
+/// What Delivery Hero has of that time: the order, how many minutes ago it was placed, and what became of it.
+const OF_AN_HOUR: [(&str, i64, &str); 6] = [
+    ("dh-early", 58, "accepted"),
+    ("dh-late", 45, "accepted"),
+    ("dh-gone", 30, "cancelled"),
+    ("dh-lost", 12, "cancelled"),
+    ("dh-new", 0, "accepted"),
+    // What was placed before the provider's first webhook was another system's.
+    ("dh-of-yesterday", 24 * 60, "accepted"),
+];
+
+/// Delivery Hero has these orders in its lists, and one of each that the hub knows. All were cancelled or accepted meanwhile.
 fn orders_at_delivery_hero(played: &crate::harness::platform::Provider) {
     played.lists(IDS, |query| {
-        let ids = match &*query["status"] {
-            "accepted" => vec!["dh-known", "dh-late", "dh-new", "dh-of-yesterday"],
-            _ => vec!["dh-cancelled", "dh-gone"],
-        };
+        let wanted = query["status"].clone();
+        let known = [("dh-known", AWAY, "accepted"), ("dh-cancelled", AWAY, "cancelled")];
+        let all = known.into_iter().chain(OF_AN_HOUR);
+        let ids: Vec<_> = all
+            .filter(|(.., status)| *status == wanted)
+            .map(|(id, ..)| id)
+            .collect();
         json!({ "orderIdentifiers": ids, "count": ids.len() })
     });
-    // What was placed before the provider's first webhook was another system's.
-    for (id, minutes, status) in [
-        ("dh-late", 0, "accepted"),
-        ("dh-new", 0, "accepted"),
-        ("dh-gone", 0, "cancelled"),
-        ("dh-of-yesterday", 24 * 60, "accepted"),
-    ] {
+    for (id, minutes, status) in OF_AN_HOUR {
         let mut answer = json!({ "order": dispatched(id, minutes) });
         answer["order"]["status"] = status.into();
         played.has(&format!("/v2/chains/chain-1/orders/{id}"), &answer.to_string());
     }
 }
 
-/// The hub is down while the provider has orders: one is cancelled that the backend has, some are new, one is new and cancelled, one
-/// was another system's, one comes as a webhook as well. The list fails at first, and wants to be asked later once.
+/// A hub took this webhook in, and died before it did anything of it.
+async fn took_in(listed: &Listed, webhook: &Value, minutes_ago: i64) {
+    let (id, body) = (webhook["token"].as_str().unwrap(), webhook.to_string());
+    let at = Utc::now() - TimeDelta::minutes(minutes_ago);
+    let event = Recorded::sample("delivery-hero", id, "order_created", body.as_bytes(), at);
+    let publisher = jetstream::new(listed.outside.world.nats.connect("hub").await);
+    let headers = codec::headers(&event.envelope, Form::Compact).unwrap();
+    let subject = codec::subject(&event.envelope, PARTITIONS);
+    let sent = publisher.publish_with_headers(subject, headers, body.into());
+    sent.await.unwrap().await.unwrap();
+}
+
+/// The hub is down for an hour of the provider's orders: one is cancelled that it had taken in, some are new, some are new and
+/// cancelled, one was another system's, and some come as webhooks as well, once or twice. The list fails at first, and wants to be
+/// asked later once.
 #[tokio::test(flavor = "multi_thread")]
 async fn orders_of_an_outage_reach_the_backend_once_and_in_order() {
-    let listed = Listed::new("delivery-hero", DELIVERY_HERO, "").await;
+    let file = DELIVERY_HERO.replace("requests_per_second = 10", "requests_per_second = 1000");
+    let listed = Listed::new("delivery-hero", &file, "").await;
     let (world, played) = (&listed.outside.world, &listed.outside.provider);
-    let hub = Hub::start(&listed.settings).await;
-    for id in ["dh-known", "dh-cancelled"] {
-        listed.post(&hub, "/order/store-9", &dispatched(id, 0)).await;
+    let sent = |id: &str, minutes: i64| dispatched(id, minutes);
+    let known = sent("dh-known", AWAY);
+    for webhook in [&known, &sent("dh-cancelled", AWAY)] {
+        took_in(&listed, webhook, AWAY).await;
     }
-    world.log.wait_for(EventType::OrderForwarded, 2).await;
-    let calls = played.calls();
-    assert!(
-        calls.is_empty(),
-        "a hub that was not away asks when it is time: {calls:?}"
-    );
-    hub.kill().await;
-    let last = world.log.wait_for(EventType::WebhookReceived, 2).await[1].envelope.time;
-    eventually("the hub was away for a second", PATIENCE, async || {
-        let away = Utc::now() - last;
-        if away > TimeDelta::seconds(1) {
-            Ok(())
-        } else {
-            Err(away)
-        }
-    })
-    .await;
     orders_at_delivery_hero(played);
     let throttled = Say {
         retry_after: Some(1),
@@ -189,37 +200,47 @@ async fn orders_of_an_outage_reach_the_backend_once_and_in_order() {
     };
     played.next([Say::status(503), throttled, Say::status(500)]);
     let hub = Hub::start(&listed.settings).await;
-    assert_eq!(world.log.wait_for(EventType::OrderForwarded, 7).await.len(), 7);
+    assert_eq!(world.log.wait_for(EventType::OrderForwarded, 10).await.len(), 10);
     // The provider repeats what it could not deliver, and what it could.
-    for id in ["dh-late", "dh-known"] {
-        listed.post(&hub, "/order/store-9", &dispatched(id, 2)).await;
+    let (early, late) = (sent("dh-early", 58), sent("dh-late", 45));
+    for webhook in [&early, &late, &late, &known] {
+        listed.post(&hub, "/order/store-9", webhook).await;
     }
     world.hand_out_again().await;
-    world.at_end(Ends::forwarded(7).ignored(2)).await;
+    world.at_end(Ends::forwarded(10).ignored(3)).await;
     let made = [
         ("dh-cancelled", "order_cancelled"),
+        ("dh-early", "order_created"),
         ("dh-gone", "order_cancelled"),
         ("dh-gone", "order_created"),
         ("dh-late", "order_created"),
+        ("dh-lost", "order_cancelled"),
+        ("dh-lost", "order_created"),
         ("dh-new", "order_created"),
     ];
     assert_eq!(listed.made().await, pairs(&made));
     for (id, told) in [
         ("dh-known", &[NEW][..]),
+        ("dh-early", &[NEW]),
         ("dh-late", &[NEW]),
         ("dh-new", &[NEW]),
         ("dh-gone", &[NEW, STATUS]),
+        ("dh-lost", &[NEW, STATUS]),
         ("dh-cancelled", &[NEW, STATUS]),
         ("dh-of-yesterday", &[]),
     ] {
         assert_eq!(listed.told(id), told, "{id}");
     }
     let requests = world.backend.requests();
-    let cancelled = requests.iter().find(|request| request.path.ends_with("dh-gone/status"));
-    assert_eq!(cancelled.unwrap().json()["statusChange"]["status"], "cancelled");
+    let statuses = requests.iter().filter(|request| request.path.ends_with("/status"));
+    let statuses: Vec<_> = statuses
+        .map(|request| request.json()["statusChange"]["status"].clone())
+        .collect();
+    assert_eq!(statuses, ["cancelled"; 3]);
     hub.says("a webhook never came").await;
     for count in [
-        r#"found_total{provider="delivery-hero",type="order_created"} 3"#,
+        r#"found_total{provider="delivery-hero",type="order_created"} 5"#,
+        r#"found_total{provider="delivery-hero",type="order_cancelled"} 3"#,
         r#"readings_total{provider="delivery-hero",outcome="unavailable"} 1"#,
     ] {
         world.metrics_say(&hub, &format!("reconciliation_{count}")).await;
