@@ -23,7 +23,7 @@ use crate::{
 const FRESHNESS: Duration = Duration::from_millis(250);
 /// Most events of a batch. While it is written its events, their columns and the text of the statements are in memory, so this decides how
 /// much the hub takes under load. Only reading from the log makes larger batches, up to [`MAX_EVENTS`](crate::projection::batch::MAX_EVENTS).
-const MAX_GATHERED: usize = 1000;
+const MAX_GATHERED: usize = 1500;
 /// From so many events a second on the log is busy: below, a transaction for each costs less than the rows' being late is worth.
 const BUSY_PER_SECOND: f64 = 100.0;
 /// For how long events are counted before the log is called busy or quiet.
