@@ -9,9 +9,7 @@
 //! | `menu.sync_requested` | a later `menu.sync_requested` of the same branch, whatever its outcome: it is the backend's latest request |
 //! | `store.state_requested` | a later `store.state_requested` of the same branch, for the same reason |
 //! | `order.status_requested` | a later status of the same order that was pushed to the provider, or another order of the same number |
-//! | `order.transformed` with news of an order | newer news of the same order that the backend has, including an announcement that was sent as news. A webhook that was accepted again is as old as its first acceptance ([`news`]). Also another order of the same number: the backend would take the news for that one's |
-//! | `order.transformed` with other lines of an order | a later change of its lines that the backend has: an amendment, a later announcement that created the order, or one that was sent as news; a later cancellation. An amendment that asks for money back is not superseded |
-//! | `order.transformed` with a new order | a cancellation that was accepted after it, if the backend does not have the order: the backend has the cancellation, or it was given up, or there was nothing to cancel. If another announcement created the order, a later change of its lines |
+//! | `order.transformed` | a later word about its order ([`history`]). News also by another order of the same number: the backend would take them for that one's |
 //!
 //! Another order of the same number is one that the backend has, or may have, with a webhook that was accepted more than
 //! `ORDER_MEMORY` later; or within that, one that was announced after the event and is not the order that was announced last before
@@ -36,12 +34,14 @@ use crate::{
     journal::{codec, connection::Connection, read::Start},
 };
 
+mod end;
+pub mod history;
 pub mod news;
 mod order;
 mod search;
 
-pub(crate) use self::search::find;
-pub use self::{order::of_repeat, search::Searches};
+pub use self::{end::End, order::of_repeat, search::Searches};
+pub(crate) use self::{order::body_says, search::find};
 
 /// News that are this much younger than their webhook come from a retry of the webhook by a person; fetching a provider's order
 /// takes less.
@@ -142,11 +142,11 @@ pub enum Newer {
     Status,
     /// Later news that the backend has.
     News,
-    /// A later change of the order's lines that the backend has.
+    /// Later lines of the order that the backend has or may have.
     Lines,
     /// The order was called off before it was created: the backend was told so, it was given up, or there was nothing to cancel.
     CalledOff,
-    /// The backend has the order, and that it is cancelled.
+    /// The order was called off, and the backend has or had the order.
     Cancelled,
     /// Another order that has the same number by now.
     AnotherOrder,
@@ -161,7 +161,7 @@ impl Newer {
             Self::StoreState => "a later state of the branch",
             Self::Status => "a later status",
             Self::News => "later news",
-            Self::Lines => "a later change of the order's lines",
+            Self::Lines => "later lines of the order",
             Self::CalledOff | Self::Cancelled => "a cancellation of the order",
             Self::AnotherOrder => "another order of this number",
             Self::Repeat => "the same webhook, forwarded",

@@ -192,6 +192,9 @@ pub struct Forwarded {
     /// It was sent as an amendment, and differs in something that no amendment says: a person must know it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub differs: bool,
+    /// It announced an order that the backend had, and was sent as an amendment alone: its status was no news.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub only_lines: bool,
     /// It was given up without knowing whether the backend has it. A later announcement of the order, at this place of the log,
     /// had it asked for once more, by the same key, and it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -10,7 +10,6 @@ use uuid::Uuid;
 
 use super::classify::RequestKind;
 use crate::{
-    delivery::superseded::news::{self, Accepted, ToldAs, Verdict, Word},
     event::{
         EventType, NotYours, Recorded,
         outcome::{DUPLICATE_ORDER, DUPLICATE_WEBHOOK, Forwarded, Ignored, SUPERSEDED},
@@ -20,12 +19,8 @@ use crate::{
         connection::Connection,
         read::{Entry, LogReader, Start, event_at},
     },
-    memory::{AnnouncedBy, EntryState, IndexEntry, OrderEvents, Orders},
-    order::{
-        body::{self, AnnouncedContent},
-        model::AmendmentKind,
-        status::Status,
-    },
+    memory::{AnnouncedBy, EntryState, OrderEvents, Orders},
+    order::{body, model::AmendmentKind, status::Status},
 };
 
 mod again;
@@ -179,87 +174,16 @@ impl OrderIdentity {
         let own = Plan::Send(Posting::own(event));
         let known = self.orders.history(event).await?;
         let before = known.of_webhook().filter(|found| found.sequence < event.sequence);
-        let mut first = None;
-        for found in before {
+        for found in before.filter(|found| found.state == EntryState::NewsForwarded && !event.is_again) {
             let earlier = self.orders.read(event, found).await?;
             if earlier.is_some_and(|earlier| earlier.envelope.root_id == event.envelope.root_id) {
-                if found.state == EntryState::NewsForwarded && !event.is_again {
-                    return Ok(Plan::End(repeat(event, None)));
-                }
-                first.get_or_insert(found.sequence);
+                return Ok(Plan::End(repeat(event, None)));
             }
         }
         if let Some(overtaken) = self.overtaken(event, &known).await? {
             return Ok(Plan::End(overtaken));
         }
-        // A retry that a person requested was compared before its turn (`delivery::superseded`).
-        let (Some(first), None) = (first, event.run) else {
-            return Ok(own);
-        };
-        if !event.envelope.is_amendment()
-            && let Some(status) = status_of(event)
-            && self.is_superseded(event, status, &known, first).await?
-        {
-            return Ok(Plan::End(superseded(event)));
-        }
         Ok(own)
-    }
-
-    /// Whether a newer status than that of this webhook, first accepted at the sequence `first`, was forwarded before it.
-    async fn is_superseded(
-        &self,
-        event: &Recorded,
-        status: Status,
-        known: &OrderEvents,
-        first: u64,
-    ) -> anyhow::Result<bool> {
-        let word = Word {
-            webhook: event.envelope.root_id,
-            accepted: accepted(event, first),
-            status: Some(status),
-        };
-        let between = known.of_branch().rev();
-        for found in between.filter(|found| found.sequence > first && found.sequence < event.sequence) {
-            if let Some((told, told_as)) = self.told(event, found, None).await?
-                && news::judge(&word, &told, told_as) == Verdict::Superseded
-            {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// The status that the backend was, or may have been, told by what an entry points at; none if that says nothing of
-    /// this order. `created`: the announcement that created the order, if what is perhaps another order's is to be left out.
-    async fn told(
-        &self,
-        event: &Recorded,
-        found: IndexEntry,
-        created: Option<&AnnouncedContent>,
-    ) -> anyhow::Result<Option<(Word, ToldAs)>> {
-        let told_as = match found.state {
-            EntryState::NewsForwarded | EntryState::CreationAsNews => ToldAs::News,
-            // A duplicate was sent as a change if its status was further than the last one.
-            EntryState::CreationForwarded | EntryState::CreationIgnored => ToldAs::Announcement,
-            _ => return Ok(None),
-        };
-        let told = self.orders.read(event, found).await?;
-        let Some(told) = told.filter(|told| is_same_branch(told, event)) else {
-            return Ok(None);
-        };
-        let announced = body::announced(&told.payload).ok();
-        let announced = announced.filter(|told| created.is_none_or(|created| !told.is_of_another_order(created)));
-        let Some(status) = announced.and_then(|announced| announced.status) else {
-            return Ok(None);
-        };
-        let webhook = told.envelope.root_id;
-        let first = self.orders.first_acceptance(&told, webhook).await?;
-        let word = Word {
-            webhook,
-            accepted: accepted(&told, first.unwrap_or(found.sequence)),
-            status: Some(status),
-        };
-        Ok(Some((word, told_as)))
     }
 
     async fn of_creation(&self, event: &Recorded, is_first: bool) -> anyhow::Result<Plan> {
@@ -314,7 +238,11 @@ impl OrderIdentity {
 
     /// Whether the webhook itself was forwarded before.
     async fn is_repeat(&self, event: &Recorded, known: &OrderEvents) -> anyhow::Result<bool> {
-        let forwarded = [EntryState::CreationForwarded, EntryState::CreationAsNews];
+        let forwarded = [
+            EntryState::CreationForwarded,
+            EntryState::CreationAsNews,
+            EntryState::CreationOutOfTurn,
+        ];
         let before = known
             .of_webhook()
             .filter(|found| found.sequence < event.sequence && forwarded.contains(&found.state));
@@ -400,13 +328,6 @@ pub(super) fn status_of(event: &Recorded) -> Option<Status> {
     body::announced(&event.payload).ok()?.status
 }
 
-fn accepted(event: &Recorded, first: u64) -> Accepted {
-    Accepted {
-        first: Some(first),
-        received_at: event.envelope.received_at,
-    }
-}
-
 fn is_same_branch(one: &Recorded, other: &Recorded) -> bool {
     one.envelope.branch == other.envelope.branch
 }
@@ -417,17 +338,6 @@ fn repeat(event: &Recorded, order_id: Option<String>) -> Ignored {
         reason: DUPLICATE_WEBHOOK.into(),
         message: format!("this webhook about order {order} was forwarded before"),
         internal_order_id: order_id,
-        sequence: None,
-        differs: false,
-    }
-}
-
-fn superseded(event: &Recorded) -> Ignored {
-    let order = &event.envelope.external_order_id;
-    Ignored {
-        reason: SUPERSEDED.into(),
-        message: format!("this webhook about order {order} came before, and a newer status was forwarded meanwhile"),
-        internal_order_id: None,
         sequence: None,
         differs: false,
     }

@@ -185,6 +185,7 @@ impl Forward {
                 }
                 let facts = Forwarded {
                     as_news: true,
+                    only_lines: matches!(plan, Plan::Amend { status: None, .. }),
                     differs,
                     ..facts(event, request, &accepted, summary)
                 };

@@ -7,27 +7,20 @@ use crate::{
         Recorded,
         outcome::{Ignored, NOTHING_TO_CANCEL},
     },
-    memory::{EntryState, OrderEvents},
+    memory::{EntryState, IndexEntry, OrderEvents},
     order::status::Status,
 };
 
 impl OrderIdentity {
-    /// How a webhook ends that was accepted again, transformed late, or waited for its order, if something newer came meanwhile: the
-    /// order was cancelled, the backend has later lines of it, or another order of the number. What a person had retried was compared
-    /// before its turn.
+    /// How a webhook ends that was accepted again, or transformed late, if a later word about its order has ended meanwhile and
+    /// supersedes it. What a person had retried was compared before its turn.
     pub(super) async fn overtaken(&self, event: &Recorded, known: &OrderEvents) -> anyhow::Result<Option<Ignored>> {
-        let (is_creation, is_amendment) = (event.envelope.is_creation(), event.envelope.is_amendment());
-        let may_be_newer = |state| match state {
-            EntryState::NewsForwarded
-            | EntryState::NewsGivenUp
-            | EntryState::NewsIgnored
-            | EntryState::CreationAsNews => is_creation || is_amendment,
-            EntryState::CreationForwarded | EntryState::CreationUncertain => !is_creation,
-            _ => false,
+        let own = known.of_webhook().map(|found| found.sequence);
+        let first = own.chain([event.sequence]).min().unwrap_or_default();
+        let is_later = |found: IndexEntry| {
+            found.sequence > first && found.sequence != event.sequence && found.state.end().is_some()
         };
-        let after = oldest_newer(event, known);
-        let mut later = known.of_branch().filter(|found| found.sequence > after);
-        if event.run.is_some() || !later.any(|found| may_be_newer(found.state)) {
+        if event.run.is_some() || !known.of_branch().any(is_later) {
             return Ok(None);
         }
         let newer = superseded::of_repeat(&self.log, event, &*self.orders).await?;
@@ -64,17 +57,7 @@ impl OrderIdentity {
     }
 }
 
-/// The place of the log behind which every body of a webhook is that was accepted after an event's; 0 where it is not known.
-fn oldest_newer(event: &Recorded, known: &OrderEvents) -> u64 {
-    let envelope = &event.envelope;
-    let is_first = known.of_webhook().all(|found| found.sequence >= event.sequence);
-    let of_webhook = envelope
-        .cause_sequence
-        .filter(|_| envelope.cause_id == Some(envelope.root_id));
-    of_webhook.filter(|_| is_first).unwrap_or_default()
-}
-
-pub(super) fn superseded_by(newer: &NewerEvent) -> Ignored {
+fn superseded_by(newer: &NewerEvent) -> Ignored {
     Ignored {
         reason: newer.reason().into(),
         message: newer.to_string(),

@@ -44,6 +44,7 @@ pub(super) fn facts(event: &Recorded, attempts: u32, accepted: &Accepted, order:
         forwarded_at: Utc::now(),
         as_news: false,
         differs: false,
+        only_lines: false,
         confirmed_by: None,
         order,
     }

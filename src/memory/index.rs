@@ -12,7 +12,8 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::event::{Envelope, EventId, EventType};
+pub(crate) use super::state::EntryState;
+use crate::event::{Envelope, EventId};
 
 /// Most entries, 24 MB of them: 500,000 orders with two changes each. The window gets shorter where more come in it.
 pub(super) const MAX_ENTRIES: usize = 2_000_000;
@@ -27,97 +28,6 @@ const PRINT_BITS: u32 = 14;
 /// How far below a segment's first sequence an entry of it may be: what the reader of the log adds comes after what this
 /// instance added itself.
 const BELOW_FIRST: u64 = 1 << 31;
-
-/// The state of the event that an entry points at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum EntryState {
-    /// `order.transformed` with a change, no outcome yet.
-    NewsOpen,
-    /// The backend has it.
-    NewsForwarded,
-    /// It was given up.
-    NewsGivenUp,
-    /// It was ended as nothing new.
-    NewsIgnored,
-    /// `order.transformed` with a new order, no outcome yet.
-    Creation,
-    /// The backend has it.
-    CreationForwarded,
-    /// It was given up, and the backend does not have it: it refused it, or it was not posted.
-    CreationRefused,
-    /// It was given up, and the backend may have it: there is no answer on the log that says.
-    CreationUncertain,
-    /// It was ended as a duplicate.
-    CreationIgnored,
-    /// It was forwarded as news of an order that the backend had.
-    CreationAsNews,
-    /// `order.forwarded` of a new order.
-    Created,
-    /// The outcome of the transformation of a webhook, other than a body.
-    Ended,
-}
-
-impl EntryState {
-    const ALL: [Self; 12] = [
-        Self::NewsOpen,
-        Self::NewsForwarded,
-        Self::NewsGivenUp,
-        Self::NewsIgnored,
-        Self::Creation,
-        Self::CreationForwarded,
-        Self::CreationRefused,
-        Self::CreationUncertain,
-        Self::CreationIgnored,
-        Self::CreationAsNews,
-        Self::Created,
-        Self::Ended,
-    ];
-
-    /// Whether it points at a new order's `order.transformed`.
-    pub(crate) const fn is_creation(self) -> bool {
-        matches!(
-            self,
-            Self::Creation
-                | Self::CreationForwarded
-                | Self::CreationRefused
-                | Self::CreationUncertain
-                | Self::CreationIgnored
-                | Self::CreationAsNews
-        )
-    }
-
-    /// Whether an entry of this state points at an event of this kind. A stale one, of a log that was replaced, may not.
-    pub(super) fn is_of(self, envelope: &Envelope) -> bool {
-        let is_body = envelope.event_type == EventType::OrderTransformed;
-        match self {
-            Self::Created => envelope.event_type == EventType::OrderForwarded,
-            Self::Ended => true,
-            Self::NewsOpen | Self::NewsForwarded | Self::NewsGivenUp | Self::NewsIgnored => {
-                is_body && !envelope.is_creation()
-            }
-            _ => is_body && envelope.is_creation(),
-        }
-    }
-
-    /// Whether it has no outcome.
-    pub(crate) const fn is_open(self) -> bool {
-        matches!(self, Self::NewsOpen | Self::Creation)
-    }
-
-    /// Whether it needs nothing more, and no retry of it can have been requested.
-    pub(crate) const fn is_certain(self) -> bool {
-        self.is_final() || matches!(self, Self::Created | Self::Ended)
-    }
-
-    /// A forwarded order stays forwarded; no later event changes that.
-    const fn is_final(self) -> bool {
-        matches!(
-            self,
-            Self::NewsForwarded | Self::CreationForwarded | Self::CreationAsNews
-        )
-    }
-}
 
 /// Hashes of what is searched for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -319,11 +229,7 @@ impl Index {
         let Some(packed) = self.find(order, sequence) else {
             return false;
         };
-        let before = packed.found(0).state;
-        let stays = before == EntryState::CreationUncertain && state == EntryState::CreationIgnored;
-        if !before.is_final() && !stays {
-            packed.set(state);
-        }
+        packed.set(packed.found(0).state.then(state));
         true
     }
 
@@ -457,6 +363,28 @@ mod tests {
             (index.count(), index.of(one.order)[0].state),
             (1, EntryState::CreationForwarded)
         );
+    }
+
+    /// An end without a request does not hide that the backend may have an announcement.
+    #[test]
+    fn what_may_be_at_the_backend_is_not_forgotten() {
+        use EntryState::{CreationAsNews, CreationIgnored, CreationOutOfTurn, CreationRefused, CreationUncertain};
+        let ends = [
+            (vec![CreationUncertain, CreationIgnored], CreationUncertain),
+            (vec![CreationUncertain, CreationRefused], CreationRefused),
+            (vec![CreationRefused, CreationIgnored], CreationIgnored),
+            (vec![CreationIgnored, CreationAsNews], CreationOutOfTurn),
+            (vec![CreationRefused, CreationAsNews, CreationIgnored], CreationAsNews),
+        ];
+        for (ends, expected) in ends {
+            let mut index = index(1000);
+            let one = prints(&index, "CR-1", 1);
+            index.put(one, 5, EntryState::Creation, now());
+            for end in &ends {
+                index.settle(one.order, 5, *end);
+            }
+            assert_eq!(index.of(one.order)[0].state, expected, "{ends:?}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@
 mod forgotten;
 mod index;
 mod look;
+mod state;
 mod waiting;
 
 use std::{
@@ -23,7 +24,6 @@ use std::{
 
 use anyhow::bail;
 use chrono::{TimeDelta, Utc};
-use serde::Deserialize;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -37,7 +37,7 @@ use self::{
     waiting::{WATCH_EVERY, Waiting},
 };
 use crate::{
-    delivery::superseded::Searches,
+    delivery::superseded::{End, Searches},
     event::{Envelope, EventId, EventType, NewEvent, Recorded, outcome::DeadLettered, stage::FORWARD},
     journal::{
         EVENTS, Journal,
@@ -367,14 +367,6 @@ fn is_full(entries: &[Entry]) -> bool {
     entries.len() >= MANY || entries.iter().map(Entry::payload_bytes).sum::<usize>() >= MANY_BYTES
 }
 
-/// As much of `order.forwarded` as counts here.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ForwardedNote {
-    #[serde(default)]
-    as_news: bool,
-}
-
 /// What an event means for the index.
 enum Noted {
     Nothing,
@@ -433,35 +425,27 @@ fn body_state(envelope: &Envelope) -> EntryState {
 
 fn noted(envelope: &Envelope, payload: &[u8], sequence: u64) -> Noted {
     let (is_creation, cause) = (envelope.is_creation(), envelope.cause_sequence);
-    let of = |creation, news| if is_creation { creation } else { news };
+    let state = || End::of(envelope, payload).map(|end| EntryState::of(end, is_creation));
     match envelope.event_type {
         EventType::OrderTransformed => Noted::Place(body_state(envelope)),
         EventType::OrderRejected | EventType::OrderFetchRequested => Noted::Place(EntryState::Ended),
-        EventType::OrderIgnored => Noted::Ignored(cause, of(EntryState::CreationIgnored, EntryState::NewsIgnored)),
+        EventType::OrderIgnored => {
+            let left_out = EntryState::of(End::LeftOut, is_creation);
+            Noted::Ignored(cause, state().unwrap_or(left_out))
+        }
         EventType::OrderForwarded => {
-            let as_news =
-                is_creation && serde_json::from_slice::<ForwardedNote>(payload).is_ok_and(|sent| sent.as_news);
-            let created = if as_news {
-                EntryState::CreationAsNews
-            } else {
-                EntryState::CreationForwarded
-            };
-            Noted::Outcome(cause, of(created, EntryState::NewsForwarded))
+            // Only a new order's can be unreadable for want of what counts here.
+            let told = EntryState::of(if is_creation { End::Created } else { End::Told }, is_creation);
+            Noted::Outcome(cause, state().unwrap_or(told))
         }
         EventType::OrderDeadLettered => match serde_json::from_slice::<DeadLettered>(payload) {
             Ok(dead) if dead.stage == FORWARD.name && is_creation && dead.is_unposted() && dead.sequence < sequence => {
                 Noted::Unposted(dead.sequence)
             }
             Ok(dead) if dead.stage == FORWARD.name => {
-                let given_up = if dead.is_refused() {
-                    EntryState::CreationRefused
-                } else {
-                    EntryState::CreationUncertain
-                };
-                Noted::Outcome(
-                    Some(dead.sequence).filter(|cause| *cause < sequence),
-                    of(given_up, EntryState::NewsGivenUp),
-                )
+                let refused = EntryState::of(End::Refused, is_creation);
+                let cause = Some(dead.sequence).filter(|cause| *cause < sequence);
+                Noted::Outcome(cause, state().unwrap_or(refused))
             }
             _ => Noted::Place(EntryState::Ended),
         },

@@ -5,14 +5,17 @@ use std::collections::HashMap;
 use chrono::{DateTime, Utc};
 
 use super::{
-    KnownAcceptances, Newer, NewerEvent, branch_token, find, from,
-    news::{self, Accepted, ToldAs, Verdict, Word},
+    KnownAcceptances, Newer, NewerEvent, branch_token,
+    end::End,
+    find, from,
+    history::{self, Said, Says},
+    news::{Accepted, Word},
     payload, subjects,
 };
 use crate::{
     event::{
         EventId, EventType, Recorded,
-        outcome::{DUPLICATE_ORDER, DeadLettered, Forwarded, Ignored, NOTHING_TO_CANCEL, SUPERSEDED},
+        outcome::{DUPLICATE_ORDER, DeadLettered, Forwarded, Ignored, SUPERSEDED},
         stage::FORWARD,
     },
     journal::{
@@ -31,31 +34,22 @@ pub(super) async fn superseded(
     event: &Recorded,
     acceptances: &impl KnownAcceptances,
 ) -> anyhow::Result<Option<NewerEvent>> {
-    let envelope = &event.envelope;
-    let told = told(connection, event, acceptances).await?;
-    let is_repeat = |told: &&Recorded| {
-        told.envelope.event_type == EventType::OrderForwarded && told.envelope.root_id == envelope.root_id
-    };
-    if let Some(told) = told.iter().rfind(is_repeat).filter(|_| !event.is_again) {
+    let log = OrderLog::read(connection, event, acceptances).await?;
+    if let Some(told) = log.repeat(event).filter(|_| !event.is_again) {
         return Ok(Some(NewerEvent::of_order(Newer::Repeat, told)));
-    }
-    if envelope.is_creation() {
-        return of_creation(connection, event, &told, acceptances).await;
     }
     // A person who has it sent again although the backend has it says which order it is about.
     if !event.is_again
+        && !event.envelope.is_creation()
         && let Some(other) = another(connection, event, &branch_token(event), acceptances).await?
     {
         return Ok(Some(other));
     }
-    if envelope.is_amendment() {
-        return newer_lines(connection, event, &told, acceptances).await;
-    }
-    newer_news(connection, event, &told, acceptances).await
+    log.newer(connection, event).await
 }
 
-/// What superseded a webhook that the provider sent again after it was given up, or that waited: an order that was called off, a change
-/// of an order's lines, or another order of the number. Statuses are compared by the memory of orders.
+/// What superseded a webhook that the provider sent again after it was given up, or that waited: a later word about its order, or another
+/// order of the number.
 ///
 /// # Errors
 /// If NATS does not answer.
@@ -64,31 +58,110 @@ pub async fn of_repeat(
     event: &Recorded,
     acceptances: &impl KnownAcceptances,
 ) -> anyhow::Result<Option<NewerEvent>> {
-    if event.envelope.is_creation() {
-        let told = told(connection, event, acceptances).await?;
-        return of_creation(connection, event, &told, acceptances).await;
+    if !event.envelope.is_creation() {
+        let other = announced_after(connection, event, &branch_token(event), acceptances).await?;
+        if other.is_some() {
+            return Ok(other);
+        }
     }
-    let other = announced_after(connection, event, &branch_token(event), acceptances).await?;
-    if other.is_some() || !event.envelope.is_amendment() {
-        return Ok(other);
-    }
-    let told = told(connection, event, acceptances).await?;
-    newer_lines(connection, event, &told, acceptances).await
+    let log = OrderLog::read(connection, event, acceptances).await?;
+    log.newer(connection, event).await
 }
 
-/// What the backend was told of an event's order, and what of it went no further.
-async fn told(
-    connection: &Connection,
-    event: &Recorded,
-    acceptances: &impl KnownAcceptances,
-) -> anyhow::Result<Vec<Recorded>> {
-    let mut told = outcomes(connection, event, EventType::OrderForwarded, acceptances).await?;
-    told.extend(outcomes(connection, event, EventType::OrderIgnored, acceptances).await?);
-    Ok(told)
+/// What became of the bodies about an event's order, as the log has it.
+struct OrderLog {
+    /// The outcomes in the log's order, except those of the event's own run.
+    outcomes: Vec<Recorded>,
+    /// For each body its end, and the outcome that says so.
+    ends: Vec<(End, Recorded)>,
+    /// The first acceptances of their webhooks.
+    first: HashMap<EventId, u64>,
 }
 
-/// Outcomes of one type about an event's order, except those of the same run. For an announcement those before it count as well: they
-/// say whether another one created the order.
+impl OrderLog {
+    async fn read(
+        connection: &Connection,
+        event: &Recorded,
+        acceptances: &impl KnownAcceptances,
+    ) -> anyhow::Result<Self> {
+        let mut outcomes = Vec::new();
+        for event_type in [
+            EventType::OrderForwarded,
+            EventType::OrderIgnored,
+            EventType::OrderDeadLettered,
+        ] {
+            outcomes.extend(self::outcomes(connection, event, event_type, acceptances).await?);
+        }
+        outcomes.sort_unstable_by_key(|outcome| outcome.sequence);
+        let mut ends: Vec<(u64, (End, Recorded))> = Vec::new();
+        for outcome in &outcomes {
+            let Some(end) = end_of(outcome) else {
+                continue;
+            };
+            let body = body_of(outcome);
+            match ends.iter_mut().find(|(known, _)| *known == body) {
+                None => ends.push((body, (end, outcome.clone()))),
+                Some((_, known)) if known.0.then(end) != known.0 => *known = (known.0.then(end), outcome.clone()),
+                Some(_) => {}
+            }
+        }
+        let first = if ends.is_empty() {
+            HashMap::new()
+        } else {
+            let webhooks = ends.iter().map(|(_, (_, outcome))| outcome.envelope.root_id);
+            let webhooks = webhooks.chain([event.envelope.root_id]).collect();
+            acceptances.first(event, webhooks).await?
+        };
+        let ends = ends.into_iter().map(|(_, end)| end).collect();
+        Ok(Self { outcomes, ends, first })
+    }
+
+    /// The last outcome that says that the backend has the webhook itself.
+    fn repeat(&self, event: &Recorded) -> Option<&Recorded> {
+        self.outcomes.iter().rfind(|told| {
+            told.envelope.event_type == EventType::OrderForwarded && told.envelope.root_id == event.envelope.root_id
+        })
+    }
+
+    /// The later word that supersedes an event ([`history::newer`]). None if a person has the end of an earlier run of a new order
+    /// retried: an order of its own, or one that is wanted nevertheless.
+    async fn newer(&self, connection: &Connection, event: &Recorded) -> anyhow::Result<Option<NewerEvent>> {
+        if event.envelope.is_creation() {
+            let is_created = || self.ends.iter().any(|(end, _)| *end == End::Created);
+            if self.was_ended(event) || (event.is_again && !is_created()) {
+                return Ok(None);
+            }
+        }
+        let own = said(accepted(event, &self.first), Some(event), event, End::LeftOut);
+        let mut history = Vec::new();
+        for (end, outcome) in &self.ends {
+            let accepted = accepted(outcome, &self.first);
+            // Of other words that came before, it only counts how they ended.
+            let body = if accepted.is_after(own.word.accepted) || *end == End::Created {
+                event_at(connection, body_of(outcome)).await?
+            } else {
+                None
+            };
+            history.push(said(accepted, body.as_ref(), outcome, *end));
+        }
+        let newer = history::newer(&own, &history);
+        Ok(newer.map(|(at, newer)| NewerEvent::new(newer, &self.ends[at].1)))
+    }
+
+    fn was_ended(&self, event: &Recorded) -> bool {
+        let is_end = |end: &Recorded| {
+            let is_of_event = end.envelope.root_id == event.envelope.root_id
+                && end.envelope.cause_sequence == Some(event.sequence)
+                && end.envelope.event_type == EventType::OrderIgnored;
+            let reason = || payload::<Ignored>(end).map(|ignored| ignored.reason);
+            is_of_event && reason().is_some_and(|reason| reason == SUPERSEDED || reason == DUPLICATE_ORDER)
+        };
+        event.run.is_some() && self.outcomes.iter().any(is_end)
+    }
+}
+
+/// Outcomes of one type about an event's order, except those of the same run. For an announcement or an amendment those before it count as
+/// well: they say whether the order was announced, and created, before.
 async fn outcomes(
     connection: &Connection,
     event: &Recorded,
@@ -100,7 +173,7 @@ async fn outcomes(
         let is_of_order = later.envelope.received_at - received_at <= window;
         is_of_order && later.envelope.cause_id != Some(event.run_id())
     };
-    let begin = if event.envelope.is_creation() {
+    let begin = if event.envelope.is_creation() || event.envelope.is_amendment() {
         from(received_at.checked_sub_signed(window).unwrap_or(DateTime::UNIX_EPOCH))
     } else {
         acceptances.begin(event).await?
@@ -116,147 +189,73 @@ async fn outcomes(
     .await
 }
 
-/// What superseded an announcement: if another one created the order, a later change of its lines; otherwise that the order was called
-/// off. None if a person has the end of an earlier run retried: an order of its own, or one that is wanted nevertheless.
-async fn of_creation(
-    connection: &Connection,
-    event: &Recorded,
-    told: &[Recorded],
-    acceptances: &impl KnownAcceptances,
-) -> anyhow::Result<Option<NewerEvent>> {
-    let root = event.envelope.root_id;
-    let was_ended = |end: &Recorded| {
-        let is_of_event = end.envelope.root_id == root && end.envelope.cause_sequence == Some(event.sequence);
-        let reason = || payload::<Ignored>(end).map(|ignored| ignored.reason);
-        is_of_event && reason().is_some_and(|reason| reason == SUPERSEDED || reason == DUPLICATE_ORDER)
+fn end_of(outcome: &Recorded) -> Option<End> {
+    End::of(&outcome.envelope, &outcome.payload)
+}
+
+/// Place of the body that an outcome is about; its own if an older version did not record it.
+fn body_of(outcome: &Recorded) -> u64 {
+    let dead = || payload::<DeadLettered>(outcome).map(|dead| dead.sequence);
+    let is_dead = outcome.envelope.event_type == EventType::OrderDeadLettered;
+    let body = is_dead.then(dead).flatten().or(outcome.envelope.cause_sequence);
+    body.unwrap_or(outcome.sequence)
+}
+
+/// What an event says. `body`: its body, if the log has it; otherwise the outcome says what it can.
+fn said(accepted: Accepted, body: Option<&Recorded>, outcome: &Recorded, end: End) -> Said {
+    let body = body.filter(|body| body.envelope.event_type == EventType::OrderTransformed);
+    let (status, says) = match body {
+        Some(body) => body_says(body),
+        None => outcome_says(outcome),
     };
-    if event.run.is_some() && told.iter().any(was_ended) {
-        return Ok(None);
+    Said {
+        word: Word {
+            webhook: outcome.envelope.root_id,
+            accepted,
+            status,
+        },
+        says,
+        end,
     }
-    let created = || told.iter().filter(|told| is_created(told));
-    if created().any(|told| told.envelope.root_id == root) {
-        return Ok(None);
-    }
-    if created().next().is_some() {
-        return newer_lines(connection, event, told, acceptances).await;
-    }
-    if event.is_again {
-        return Ok(None);
-    }
-    called_off(connection, event, told, acceptances).await
 }
 
-/// A report that calls an order off, accepted after the order: the backend has it, or it was given up, so that the order would stay, or
-/// there was nothing to cancel.
-async fn called_off(
-    connection: &Connection,
-    event: &Recorded,
-    told: &[Recorded],
-    acceptances: &impl KnownAcceptances,
-) -> anyhow::Result<Option<NewerEvent>> {
-    let nothing_to_cancel = |outcome: &Recorded| {
-        outcome.envelope.event_type == EventType::OrderIgnored
-            && payload::<Ignored>(outcome).is_some_and(|end| end.reason == NOTHING_TO_CANCEL)
-    };
-    let is_other = |outcome: &&Recorded| outcome.envelope.root_id != event.envelope.root_id;
-    let told = told.iter().filter(is_other);
-    let mut reports: Vec<Recorded> = told
-        .filter(|told| tells_cancellation(told) || nothing_to_cancel(told))
-        .cloned()
-        .collect();
-    let dead = outcomes(connection, event, EventType::OrderDeadLettered, acceptances).await?;
-    for outcome in dead.iter().filter(is_other).filter(|dead| !dead.envelope.is_creation()) {
-        let Some(dead) = payload::<DeadLettered>(outcome).filter(|dead| dead.stage == FORWARD.name) else {
-            continue;
-        };
-        let given_up = event_at(connection, dead.sequence).await?;
-        let status = given_up.and_then(|given_up| status_of(&given_up));
-        if status.is_some_and(Status::is_called_off) {
-            reports.push(outcome.clone());
-        }
-    }
-    let later = latest_after(event, reports, acceptances).await?;
-    Ok(later.map(|report| NewerEvent::new(Newer::CalledOff, &report)))
-}
-
-/// Whether an outcome says that the backend was told of an order's cancellation.
-fn tells_cancellation(outcome: &Recorded) -> bool {
-    outcome.envelope.event_type == EventType::OrderForwarded
-        && payload::<Forwarded>(outcome).is_some_and(|has| {
-            let is_news = has.as_news || !outcome.envelope.is_creation();
-            is_news && has.order.status.as_deref() == Some(OrderStatus::Cancelled.as_str())
-        })
-}
-
-/// A later change of an order's lines that the backend has, or its cancellation; none if the event changes no lines.
-async fn newer_lines(
-    connection: &Connection,
-    event: &Recorded,
-    told: &[Recorded],
-    acceptances: &impl KnownAcceptances,
-) -> anyhow::Result<Option<NewerEvent>> {
-    if event.envelope.is_amendment() && !body::changes_only_lines(&event.payload) {
-        return Ok(None);
-    }
-    let is_other = |outcome: &Recorded| outcome.envelope.root_id != event.envelope.root_id;
-    let cancellations = told.iter().filter(|told| is_other(told) && tells_cancellation(told));
-    let cancellations = cancellations.filter(|_| !event.is_again).cloned().collect();
-    if let Some(cancelled) = latest_after(event, cancellations, acceptances).await? {
-        return Ok(Some(NewerEvent::new(Newer::Cancelled, &cancelled)));
-    }
-    let mut changes = Vec::new();
-    for outcome in told {
-        let is_other = is_other(outcome);
-        let Some(has) = payload::<Forwarded>(outcome).filter(|_| is_other) else {
-            continue;
-        };
-        let has_lines = if outcome.envelope.is_amendment() {
-            let Some(sequence) = outcome.envelope.cause_sequence else {
-                continue;
-            };
-            let amendment = event_at(connection, sequence).await?;
-            amendment.is_some_and(|amendment| body::has_lines(&amendment.payload))
+/// The status of a body, and what it is about.
+pub(crate) fn body_says(body: &Recorded) -> (Option<Status>, Says) {
+    let content = body::announced(&body.payload).ok();
+    let status = content.as_ref().and_then(|content| content.status);
+    let says = if body.envelope.is_creation() {
+        Says::Order(content.map(Box::new))
+    } else if body.envelope.is_amendment() {
+        if body::changes_only_lines(&body.payload) {
+            Says::Lines
+        } else if body::has_lines(&body.payload) {
+            Says::LinesAndRefund
         } else {
-            // Of two announcements `forward` knows which is the older one, except where one was sent as news.
-            has.as_news == event.envelope.is_creation()
-        };
-        if has_lines {
-            changes.push(outcome.clone());
+            Says::Other
         }
-    }
-    let Some(change) = latest_after(event, changes, acceptances).await? else {
-        return Ok(None);
+    } else {
+        let word = body::summary(&body.payload).map(|summary| summary.provider_status);
+        if status.is_some() || word.is_ok_and(|word| !word.is_empty()) {
+            Says::Status
+        } else {
+            Says::Other
+        }
     };
-    // An amendment may come before its order.
-    if event.envelope.is_amendment() && change.envelope.is_creation() {
-        let first = acceptances.first(event, vec![event.envelope.root_id]).await?;
-        let own = (acceptances, accepted(event, &first));
-        if announced_before(connection, event, &branch_token(event), own)
-            .await?
-            .is_none()
-        {
-            return Ok(None);
-        }
-    }
-    Ok(Some(NewerEvent::new(Newer::Lines, &change)))
+    (status, says)
 }
 
-/// The last of these outcomes that follows from a webhook first accepted after the event's.
-async fn latest_after(
-    event: &Recorded,
-    outcomes: Vec<Recorded>,
-    acceptances: &impl KnownAcceptances,
-) -> anyhow::Result<Option<Recorded>> {
-    if outcomes.is_empty() {
-        return Ok(None);
-    }
-    let webhooks = outcomes.iter().map(|outcome| outcome.envelope.root_id);
-    let webhooks = webhooks.chain([event.envelope.root_id]).collect();
-    let first = acceptances.first(event, webhooks).await?;
-    let own = accepted(event, &first);
-    Ok(outcomes
-        .into_iter()
-        .rfind(|outcome| accepted(outcome, &first).is_after(own)))
+/// What the outcome of a body says that is not there. Of the lines of an amendment it says nothing.
+fn outcome_says(outcome: &Recorded) -> (Option<Status>, Says) {
+    let order = payload::<Forwarded>(outcome).map(|has| has.order).unwrap_or_default();
+    let is_cancelled = order.status.as_deref() == Some(OrderStatus::Cancelled.as_str());
+    let says = if outcome.envelope.is_creation() {
+        Says::Order(None)
+    } else if outcome.envelope.is_amendment() || order.provider_status.is_empty() {
+        Says::Other
+    } else {
+        Says::Status
+    };
+    (is_cancelled.then_some(Status::Cancelled), says)
 }
 
 fn accepted(event: &Recorded, first: &HashMap<EventId, u64>) -> Accepted {
@@ -264,55 +263,6 @@ fn accepted(event: &Recorded, first: &HashMap<EventId, u64>) -> Accepted {
         first: first.get(&event.envelope.root_id).copied(),
         received_at: event.envelope.received_at,
     }
-}
-
-fn status_of(event: &Recorded) -> Option<Status> {
-    body::announced(&event.payload).ok()?.status
-}
-
-/// Whether it records that the backend has a new order.
-fn is_created(outcome: &Recorded) -> bool {
-    outcome.envelope.is_creation()
-        && outcome.envelope.event_type == EventType::OrderForwarded
-        && payload::<Forwarded>(outcome).is_some_and(|forwarded| !forwarded.as_news)
-}
-
-/// News by which the backend has something newer about an order, among the events that told it something.
-async fn newer_news(
-    connection: &Connection,
-    event: &Recorded,
-    told: &[Recorded],
-    acceptances: &impl KnownAcceptances,
-) -> anyhow::Result<Option<NewerEvent>> {
-    let envelope = &event.envelope;
-    let status = status_of(event);
-    let told = told.iter().filter(|told| told.envelope.root_id != envelope.root_id);
-    let told: Vec<_> = told.filter_map(|told| Some((told, told_as(told)?))).collect();
-    if status.is_none() || told.is_empty() {
-        return Ok(None);
-    }
-    let webhooks = told
-        .iter()
-        .map(|(told, _)| told.envelope.root_id)
-        .chain([envelope.root_id]);
-    let first = acceptances.first(event, webhooks.collect()).await?;
-    let word = |event: &Recorded, status| Word {
-        webhook: event.envelope.root_id,
-        accepted: accepted(event, &first),
-        status,
-    };
-    for (told, told_as) in told.into_iter().rev() {
-        // Only the body contains the status of an announcement.
-        let cause = told.envelope.cause_sequence.filter(|_| told_as == ToldAs::Announcement);
-        let announced = match cause {
-            Some(sequence) => event_at(connection, sequence).await?.as_ref().and_then(status_of),
-            None => None,
-        };
-        if news::judge(&word(event, status), &word(told, announced), told_as) == Verdict::Superseded {
-            return Ok(Some(NewerEvent::new(Newer::News, told)));
-        }
-    }
-    Ok(None)
 }
 
 /// An order of an event's number that is not the event's own, and that the backend has, or may have: its webhook was accepted so much
@@ -426,21 +376,8 @@ fn announcement_of(outcome: &Recorded) -> Option<u64> {
 /// Whether the backend has the order of a creation's outcome, or may have it.
 fn may_be_created(outcome: &Recorded) -> bool {
     match outcome.envelope.event_type {
-        EventType::OrderForwarded => is_created(outcome),
+        EventType::OrderForwarded => end_of(outcome) == Some(End::Created),
         _ => payload::<DeadLettered>(outcome)
             .is_some_and(|dead| dead.stage == FORWARD.name && !dead.is_refused() && !dead.is_unposted()),
     }
-}
-
-/// How an outcome reported a status to the backend; none if it reported none.
-fn told_as(outcome: &Recorded) -> Option<ToldAs> {
-    if outcome.envelope.event_type == EventType::OrderIgnored {
-        return payload::<Ignored>(outcome)?.differs.then_some(ToldAs::Announcement);
-    }
-    let has = payload::<Forwarded>(outcome)?;
-    if has.order.provider_status.is_empty() {
-        return None;
-    }
-    let is_news = has.as_news || !outcome.envelope.is_creation();
-    Some(if is_news { ToldAs::News } else { ToldAs::Announcement })
 }

@@ -1,0 +1,253 @@
+//! The history of an order: what each webhook says about it, and what became of that. Decides which word is a later one, and what the
+//! backend has. Pure.
+//!
+//! Each question about later words is answered here, for a retry by a person, a repeat by the provider and an announcement that is
+//! compared with the ones before. A word is as old as the first acceptance of its webhook ([`news`](super::news)).
+//!
+//! | what is handled | is superseded by a later word of another webhook |
+//! |---|---|
+//! | an announcement of an order that nobody created | that calls the order off, however that word ended: told, nothing to cancel, or given up |
+//! | an announcement of an order that another one created | that calls the order off, in the same way; or about its lines, that the backend has or may have, if the lines differ: an amendment, an announcement that was found equal, and, if the provider amends so, the announcement that created the order |
+//! | an amendment | the same, and any announcement, if the order was announced before the amendment; an amendment that asks for money back is never superseded |
+//! | a status | a status that the backend has; or that calls the order off, however that word ended |
+
+use super::{
+    Newer,
+    end::End,
+    news::{self, ToldAs, Verdict, Word},
+};
+use crate::order::{
+    body::{AnnouncedContent, Difference},
+    status::Status,
+};
+
+/// What a webhook is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Says {
+    /// The whole order; none if its content cannot be read.
+    Order(Option<Box<AnnouncedContent>>),
+    /// Other lines of the order.
+    Lines,
+    /// Other lines of the order, and that money is asked back, which a later word may not say.
+    LinesAndRefund,
+    /// Its status.
+    Status,
+    /// Something that no later word replaces: the courier, or money that is asked back.
+    Other,
+}
+
+/// A word about an order, and what became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    /// Its webhook, age and status.
+    pub word: Word,
+    /// What it is about.
+    pub says: Says,
+    /// What became of it. Of the word that is handled it does not count.
+    pub end: End,
+}
+
+impl Said {
+    fn is_after(&self, other: &Self) -> bool {
+        self.word.webhook != other.word.webhook && self.word.accepted.is_after(other.word.accepted)
+    }
+
+    fn calls_off(&self) -> bool {
+        self.word.status.is_some_and(Status::is_called_off)
+    }
+
+    /// Whether the backend has the lines of this word, or may have them. What only tells a status has the lines that the backend has.
+    fn has_lines(&self) -> bool {
+        let is_about_lines = matches!(self.says, Says::Order(_) | Says::Lines | Says::LinesAndRefund);
+        is_about_lines && (self.end.is_told() || self.end == End::Uncertain)
+    }
+
+    fn difference(&self, other: &Self) -> Option<Option<Difference>> {
+        match (&self.says, &other.says) {
+            (Says::Order(Some(one)), Says::Order(Some(other))) => Some(one.difference(other)),
+            _ => None,
+        }
+    }
+
+    fn is_of_another_order(&self, other: &Self) -> bool {
+        self.difference(other) == Some(Some(Difference::Order))
+    }
+
+    /// Whether it replaces an older status.
+    fn replaces_status(&self, older: &Self) -> bool {
+        if self.calls_off() && matches!(self.says, Says::Status) {
+            return true;
+        }
+        let told_as = match (&self.says, self.end) {
+            (Says::Status | Says::Order(_), End::Told | End::OutOfTurn) => ToldAs::News,
+            (Says::Order(_), End::Created | End::Differs) => ToldAs::Announcement,
+            _ => return false,
+        };
+        news::judge(&older.word, &self.word, told_as) == Verdict::Superseded
+    }
+}
+
+/// The word that supersedes this one, by its place in the history; none if this one still holds.
+pub fn newer(own: &Said, history: &[Said]) -> Option<(usize, Newer)> {
+    let mut later = (0..history.len()).filter(|at| history[*at].is_after(own));
+    match own.says {
+        Says::Order(_) => {
+            let is_own = |said: &Said| said.word.webhook == own.word.webhook;
+            let mut created = history.iter().filter(|said| said.end.is_created());
+            match created.clone().find(|said| said.end == End::Created) {
+                _ if created.any(is_own) => None,
+                None => called_off(own, history).map(|at| (at, Newer::CalledOff)),
+                // Neither says anything about the other one.
+                Some(created) if created.is_of_another_order(own) => None,
+                // Which of the two announcements holds depends on the provider (`again`).
+                Some(_) => newer_lines(own, history, |said| said.end != End::Created),
+            }
+        }
+        // An amendment may come before its order; then the order's announcements say nothing of it.
+        Says::Lines => {
+            let is_before = |said: &Said| matches!(said.says, Says::Order(_)) && own.is_after(said);
+            let is_announced = history.iter().any(is_before);
+            newer_lines(own, history, |said| {
+                is_announced || !matches!(said.says, Says::Order(_))
+            })
+        }
+        // One that says no known status is never superseded.
+        Says::Status if own.word.status.is_some() => {
+            let newer = later.rfind(|at| history[*at].replaces_status(own));
+            newer.map(|at| (at, Newer::News))
+        }
+        Says::Status | Says::LinesAndRefund | Says::Other => None,
+    }
+}
+
+/// A later word that calls the order off.
+fn called_off(own: &Said, history: &[Said]) -> Option<usize> {
+    (0..history.len()).rfind(|at| history[*at].is_after(own) && history[*at].calls_off())
+}
+
+/// A later word about the order's lines, or that there is nothing to make any more.
+fn newer_lines(own: &Said, history: &[Said], counts: impl Fn(&Said) -> bool) -> Option<(usize, Newer)> {
+    if let Some(cancelled) = called_off(own, history) {
+        return Some((cancelled, Newer::Cancelled));
+    }
+    let is_later = |at: &usize| {
+        let said = &history[*at];
+        said.is_after(own) && said.has_lines() && counts(said) && !said.is_of_another_order(own)
+    };
+    let last = (0..history.len())
+        .filter(is_later)
+        .reduce(|last, at| if history[at].is_after(&history[last]) { at } else { last })?;
+    // One with the same content is compared with what the backend has, if that is certain.
+    let is_same = history[last].end.is_told() && own.difference(&history[last]) == Some(None);
+    (!is_same).then_some((last, Newer::Lines))
+}
+
+/// What an announcement says about an order that another one created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Again {
+    /// How it differs from what the backend has. Where that is not known, its content is another one.
+    pub difference: Option<Difference>,
+    /// Whether its status is further than the one that the backend has.
+    pub is_news: bool,
+    /// Whether it would be an amendment, and a later word holds.
+    pub is_superseded: bool,
+    /// Whether it names another address than the announcement that created the order. No amendment says that.
+    pub has_other_address: bool,
+}
+
+/// Compares an announcement with what the backend has. `base`: the announcement that created the order. `amends`: the provider changes
+/// orders by announcing them again; of other providers no content but the first one's is ever sent.
+pub fn again(own: &Said, base: &Said, history: &[Said], amends: bool) -> Again {
+    let (Says::Order(Some(new)), Says::Order(Some(old))) = (&own.says, &base.says) else {
+        return Again {
+            difference: None,
+            is_news: false,
+            is_superseded: false,
+            has_other_address: false,
+        };
+    };
+    let has = if amends { content(base, history) } else { Some(&**old) };
+    let difference = match has {
+        Some(has) => new.difference(has),
+        None if new.difference(old) == Some(Difference::Order) => Some(Difference::Order),
+        None => Some(Difference::Content),
+    };
+    let status = status(base, history);
+    let is_further = own
+        .word
+        .status
+        .is_some_and(|new| status.is_none_or(|status| new.follows(status)));
+    let is_replaced = |said: &Said| matches!(said.says, Says::Status) && said.replaces_status(own);
+    let is_amendment = amends && difference == Some(Difference::Content);
+    let is_superseded = || {
+        let said: Vec<Said> = history.iter().chain([base]).cloned().collect();
+        newer_lines(own, &said, |_| true).is_some()
+    };
+    Again {
+        difference,
+        is_superseded: is_amendment && is_superseded(),
+        has_other_address: new.has_other_address(old),
+        // What is perhaps another order says nothing of this one.
+        is_news: difference != Some(Difference::Order)
+            && is_further
+            && !history.iter().any(|said| said.is_after(own) && is_replaced(said)),
+    }
+}
+
+/// The content that the backend has of an order, for certain; none if that is not known. `base` is the announcement that created the
+/// order. Words are told in the order of their acceptance, unless a person wants it otherwise.
+fn content<'a>(base: &'a Said, history: &'a [Said]) -> Option<&'a AnnouncedContent> {
+    let of = |said: &'a Said| match &said.says {
+        Says::Order(content) => content.as_deref(),
+        _ => None,
+    };
+    if history.iter().any(|said| said.end == End::OutOfTurn) {
+        return None;
+    }
+    // An amendment that came before its order was told after it.
+    let is_amended = |said: &Said| {
+        let is_told = matches!(said.end, End::Told | End::Uncertain);
+        is_told && matches!(said.says, Says::Lines | Says::LinesAndRefund) && base.is_after(said)
+    };
+    let mut has = of(base).filter(|_| !history.iter().any(is_amended));
+    for said in in_order(history).filter(|said| said.is_after(base) && !said.is_of_another_order(base)) {
+        match (&said.says, said.end) {
+            (Says::Order(_), End::Told | End::Amended | End::HalfTold | End::Same) => has = of(said),
+            // What asked for the content that the backend had has not changed it.
+            (Says::Order(_), End::Uncertain) => {
+                has = has.filter(|has| of(said).is_some_and(|content| content.is_same_content(has)));
+            }
+            (Says::Lines | Says::LinesAndRefund, End::Told | End::Uncertain) => has = None,
+            _ => {}
+        }
+    }
+    has
+}
+
+/// The status that the backend has of an order. An announcement told its own only if that was further.
+fn status(base: &Said, history: &[Said]) -> Option<Status> {
+    let mut has = base.word.status;
+    for said in
+        in_order(history).filter(|said| said.word.webhook != base.word.webhook && !said.is_of_another_order(base))
+    {
+        match (&said.says, said.end) {
+            (Says::Status, End::Told) if said.word.status.is_some() => has = said.word.status,
+            (Says::Order(_), End::Told | End::OutOfTurn | End::Differs) => {
+                let is_further = said.word.status.zip(has).is_none_or(|(new, has)| new.follows(has));
+                has = if is_further { said.word.status.or(has) } else { has };
+            }
+            _ => {}
+        }
+    }
+    has
+}
+
+/// In the order of acceptance.
+fn in_order(history: &[Said]) -> impl Iterator<Item = &Said> {
+    let mut history: Vec<&Said> = history.iter().collect();
+    history.sort_by_key(|said| (said.word.accepted.first, said.word.accepted.received_at));
+    history.into_iter()
+}
+
+#[cfg(test)]
+mod tests;
