@@ -391,7 +391,7 @@ impl<'t> OrderReader<'t> {
             if !is_compared || unfit.is_empty() {
                 return Some(false);
             }
-            let mut unfit = unfit.into_iter();
+            let unfit = unfit.into_iter();
             unfit.for_each(|(at, expected)| self.unfit(at, Need::Optional, unknown, expected));
             return None;
         };
