@@ -60,6 +60,7 @@ fn words(text: &str) -> Vec<Said> {
                 End::Amended,
                 End::OutOfTurn,
                 End::Same,
+                End::Differs,
                 End::NothingToCancel,
                 End::HalfTold,
                 End::Refused,
@@ -129,6 +130,21 @@ fn an_older_announcement_amends_nothing() {
     );
     assert!(!again("1 order £2", true).is_superseded && !again("3 order £3", true).is_superseded);
     assert!(!again("1 another £3", true).is_superseded);
+}
+
+/// What is perhaps another order with the number tells this one no status, and has told it none.
+#[test]
+fn another_order_is_no_news() {
+    let ready = |text: &str| {
+        let mut said = words(text).remove(0);
+        said.word.status = Some(Status::Ready);
+        said
+    };
+    let base = &words("1 order £2 Created")[0];
+    assert!(again(&ready("3 order £2"), base, &[], false).is_news);
+    assert!(!again(&ready("3 another £3"), base, &[], false).is_news);
+    assert_eq!(status(base, &[ready("2 order £3 Differs")]), Some(Status::Ready));
+    assert_eq!(status(base, &[ready("2 another £3 Differs")]), Some(Status::Received));
 }
 
 /// Each row: what was said after the order was created, and the total that the backend has, if that is certain.
