@@ -267,7 +267,7 @@ async fn long_work_has_a_lower_priority() {
         let _open = connected.expect("it connects").unwrap();
         let found = nice_of(command.id().unwrap());
         assert!(
-            found.len() > 1 && found.iter().all(|nice| *nice == expected),
+            !found.is_empty() && found.iter().all(|nice| *nice == expected),
             "{args:?}: {found:?}"
         );
     }
