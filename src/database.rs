@@ -195,7 +195,7 @@ impl Server {
     async fn open_session(&self) -> Opened {
         let opened = match self.spare() {
             Some(spare) => spare,
-            None => self.open().await?,
+            None => Box::pin(self.open()).await?,
         };
         opened.0.batch_execute(&self.session).await?;
         Ok(opened)
@@ -225,7 +225,8 @@ impl Server {
     async fn must_give_sessions(&self) -> Result<(), Error> {
         let find_out = async {
             let found = tokio::time::timeout(ACQUIRE_TIMEOUT, async {
-                let (first, second) = (self.open().await?, self.open().await?);
+                // Boxed, because connecting is a large future.
+                let (first, second) = (Box::pin(self.open()).await?, Box::pin(self.open()).await?);
                 let gives_sessions = pooler::gives_sessions(&first.0, &second.0).await?;
                 Ok::<_, tokio_postgres::Error>(gives_sessions.then_some([first, second]))
             });

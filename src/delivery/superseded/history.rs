@@ -2,7 +2,7 @@
 //! backend has. Pure.
 //!
 //! Each question about later words is answered here, for a retry by a person, a repeat by the provider and an announcement that is
-//! compared with the ones before. A word is as old as the first acceptance of its webhook ([`news`](super::news)).
+//! compared with the ones before. A word is as old as the first acceptance of its webhook ([`super::news`]).
 //!
 //! | what is handled | is superseded by a later word of another webhook |
 //! |---|---|
