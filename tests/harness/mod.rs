@@ -6,9 +6,13 @@ use std::{
     time::Duration,
 };
 
-use async_nats::jetstream::{
-    consumer::{self, FromConsumer},
-    stream,
+use async_nats::{
+    HeaderMap,
+    header::{NATS_EXPECTED_LAST_MESSAGE_ID, NATS_MESSAGE_ID},
+    jetstream::{
+        consumer::{self, FromConsumer},
+        stream,
+    },
 };
 use futures_util::TryStreamExt;
 use reqwest::Method;
@@ -291,8 +295,33 @@ impl World {
         let mut short = config.clone();
         short.duplicate_window = WINDOW;
         provision.update_stream(short).await.unwrap();
-        // The window is time that passes, and an event would begin it anew.
-        tokio::time::sleep(5 * WINDOW).await;
+        let client = self.nats.connect("hub").await;
+        eventually("the log forgets its newest id", PATIENCE, async || {
+            let last = stream
+                .get_info()
+                .await
+                .map_err(|error| error.to_string())?
+                .state
+                .last_sequence;
+            let newest = stream.get_raw_message(last).await.map_err(|error| error.to_string())?;
+            // The server looks for the id first, and then refuses what does not follow this one.
+            let mut headers = HeaderMap::new();
+            headers.insert(
+                NATS_MESSAGE_ID,
+                newest.headers.get(NATS_MESSAGE_ID).ok_or("no id")?.clone(),
+            );
+            headers.insert(NATS_EXPECTED_LAST_MESSAGE_ID, "none");
+            let probe = async_nats::Request::new().headers(headers).payload(newest.payload);
+            let answer = client.send_request(newest.subject, probe).await;
+            let answer = answer.map_err(|error| error.to_string())?.payload;
+            let answer = String::from_utf8_lossy(&answer).into_owned();
+            if answer.contains("wrong last msg ID") {
+                Ok(())
+            } else {
+                Err(answer)
+            }
+        })
+        .await;
         provision.update_stream(config).await.unwrap();
     }
 
