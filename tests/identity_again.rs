@@ -187,8 +187,9 @@ async fn a_number_that_is_used_again_after_the_window_is_another_order() {
     world.careem.post(&first, &order("CR-1")).await.event_id();
     world.careem.post(&first, &order("CR-same")).await.event_id();
     world.log.settled().await;
-    // Longer than the window.
     world.log_forgets(&other).await;
+    // Longer than the window, which is time that passes.
+    tokio::time::sleep(Duration::from_secs(4)).await;
     let later = |body: String| body.replace("2025-10-01T12:00:00Z", "2025-10-04T12:00:00Z");
     for body in [
         order("CR-same"),
