@@ -217,11 +217,11 @@ async fn a_log_of_the_shared_account_is_served_as_it_is() {
     server.restart().await.unwrap();
     // The hub of before is still there.
     world.post_orders(&hub, ids("after", 3)).await;
-    // An acknowledgement that was under way when the connection changed is lost.
-    world.hand_out_again().await;
-    world.at_end(Ends::forwarded(6)).await;
     run(&world.nats.settings("provision"), &["streams", "diff"])
         .await
         .expect_success();
+    // An acknowledgement that was under way when the connection changed is lost.
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(6)).await;
     assert_eq!(world.backend.count(), 6, "nothing is done again");
 }
