@@ -137,6 +137,7 @@ mod tests {
     fn the_example_of_the_guide_works() {
         let examples = |text: &str, until: &str| -> String {
             let (shown, _) = text.split_once(until).unwrap();
+            // Other ways to write a part stand between `~~~`.
             let blocks = shown.split("```toml\n").skip(1);
             blocks.map(|block| block.split_once("```").unwrap().0).collect()
         };
