@@ -38,7 +38,7 @@ mod catalog;
 mod fetch;
 mod items;
 mod store;
-mod whose;
+mod ownership;
 
 /// Retries that count after which a status of an order that is not known is given up, where the tables have all that was
 /// there before it was asked for.

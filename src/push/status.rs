@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 
-use super::{Push, UNKNOWN_ORDER_RETRIES, branch::Owner, whose};
+use super::{Push, UNKNOWN_ORDER_RETRIES, branch::Owner, ownership};
 use crate::{
     event::{
         EventType, NewEvent, Recorded,
@@ -42,7 +42,7 @@ impl Push {
                     );
                     return self.failed(event, request, error, None, UNKNOWN_ORDER_RETRIES);
                 }
-                Owner::Several => return Ok(self.given_up(event, request - 1, whose::ambiguous())),
+                Owner::Several => return Ok(self.given_up(event, request - 1, ownership::ambiguous())),
             }
         } else {
             event.envelope.branch.clone()

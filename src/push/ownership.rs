@@ -2,7 +2,7 @@
 //!
 //! Such a provider knows an order by its number, and does what the platform's credentials ask for. But a branch may announce any number
 //! by its own secret. So a number is the branch's for which the provider announced it. Where only branches announced it, it is the
-//! first one's: before an order is announced, nobody but its own branch and the provider knows a number that cannot be guessed.
+//! first one's: before an order is announced, only its own branch and the provider know a number that cannot be guessed.
 
 use std::collections::BTreeSet;
 
