@@ -6,7 +6,7 @@
 //!
 //! | what is handled | is superseded by a later word of another webhook |
 //! |---|---|
-//! | an announcement of an order that nobody created | that calls the order off, however that word ended: told, nothing to cancel, or given up |
+//! | an announcement of an order that does not exist at the backend yet | that calls the order off, however that word ended: told, nothing to cancel, or given up |
 //! | an announcement of an order that another one created | that calls the order off, in the same way; or about its lines, that the backend has or may have, if the lines differ: an amendment, an announcement that was found equal, and, if the provider amends so, the announcement that created the order |
 //! | an amendment | the same, and any announcement, if the order was announced before the amendment; an amendment that asks for money back is never superseded |
 //! | a status | a status that the backend has; or that calls the order off, however that word ended |
