@@ -195,7 +195,7 @@ pub fn again(own: &Said, base: &Said, history: &[Said], amends: bool) -> Again {
 }
 
 /// The content that the backend has of an order, for certain; none if that is not known. `base` is the announcement that created the
-/// order. Words are told in the order of their acceptance, unless a person wants it otherwise.
+/// order. The hub sends words in the order of their acceptance, unless a person asks for another order.
 fn content<'a>(base: &'a Said, history: &'a [Said]) -> Option<&'a AnnouncedContent> {
     let of = |said: &'a Said| match &said.says {
         Says::Order(content) => content.as_deref(),

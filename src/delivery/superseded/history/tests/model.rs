@@ -197,7 +197,7 @@ impl Model {
         }
     }
 
-    /// An announcement of an order that nobody created, as far as the hub knows.
+    /// An announcement of an order that the backend does not have, as far as the hub knows.
     fn first(&mut self, body: Body, at: Option<usize>, answers: [Answer; 2]) -> End {
         let is_other = |other: &usize| Some(*other) != at;
         let is_uncertain = |other: &usize| {
@@ -222,7 +222,7 @@ impl Model {
         self.lines = Some((webhook, total));
     }
 
-    /// No status is told after a later one that the backend has, or after its cancellation ended.
+    /// The backend gets no status after a later one that it has, or after the cancellation ended.
     fn tell(&mut self, webhook: u8, status: Status) {
         for other in &self.bodies {
             let Kind::News(later) = self.webhooks[usize::from(other.webhook)] else {
