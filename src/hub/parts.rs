@@ -17,6 +17,7 @@ use crate::{
         Journal,
         append::AppendWriter,
         connection::{Connection, HUB_INBOX},
+        identity::watch::NeededAge,
         unreachable,
     },
     memory::Orders,
@@ -110,9 +111,13 @@ impl Parts {
         tasks.spawn("NATS", Phase::Log, |stop| unreachable::tell(connection, stop));
         tasks.spawn("expiry", Phase::Log, |stop| expiry.run(stop));
         tasks.spawn("process", Phase::Log, watch::run);
-        let (log, longest_retry) = (self.journal.clone(), self.config.retries.longest());
+        let log = self.journal.clone();
+        let needed = NeededAge {
+            longest_retry: self.config.retries.longest(),
+            order_memory: self.config.order_memory,
+        };
         tasks.spawn("identity of the log", Phase::Log, move |stop| {
-            log.watch_identity(longest_retry, stop)
+            log.watch_identity(needed, stop)
         });
         if self.limits.is_enabled() {
             let (connection, limits) = (Arc::clone(&self.connection), Arc::clone(&self.limits));

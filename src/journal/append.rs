@@ -24,7 +24,11 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::writer::AppendWriter;
 use self::{acknowledging::Acknowledging, writer::Pending};
-use super::{connection::Connection, identity::watch::LogIdentity, read};
+use super::{
+    connection::Connection,
+    identity::watch::{LogIdentity, NeededAge},
+    read,
+};
 use crate::{
     config::EventLog,
     event::NewEvent,
@@ -177,14 +181,12 @@ impl Journal {
         &self.identity
     }
 
-    /// Looks whether it is, until it is stopped. `longest_retry`: the time from the first request about an event to the last.
+    /// Looks whether it is, until it is stopped.
     ///
     /// # Errors
     /// Never; as a task of the hub has it.
-    pub async fn watch_identity(self, longest_retry: Duration, stop: CancellationToken) -> anyhow::Result<()> {
-        self.identity
-            .run(self.connection, self.tables, longest_retry, stop)
-            .await
+    pub async fn watch_identity(self, needed: NeededAge, stop: CancellationToken) -> anyhow::Result<()> {
+        self.identity.run(self.connection, self.tables, needed, stop).await
     }
 
     /// How many partitions the log has.

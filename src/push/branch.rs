@@ -181,9 +181,7 @@ impl Push {
                 break;
             }
         }
-        if found.branches.is_empty() {
-            self.find_in_memory(event, from, &mut found).await?;
-        }
+        self.find_in_memory(event, from, &mut found).await?;
         Ok(found)
     }
 

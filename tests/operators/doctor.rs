@@ -104,6 +104,7 @@ async fn nothing_is_found_until_something_is_damaged() {
     let expected = [
         "secrets expires_soon",
         "NATS stream_differs",
+        "NATS order_memory_cut",
         "PostgreSQL index_missing",
     ];
     assert_eq!(codes(&findings, "problem"), expected, "{}", ran.said());
@@ -116,7 +117,7 @@ async fn nothing_is_found_until_something_is_damaged() {
     let text = run(&settings, &["doctor"]).await;
     let create = "the owner runs: CREATE INDEX CONCURRENTLY hub_delivery_error_logs_webhook ON ";
     for said in [
-        "3 problems\nproblem  secrets",
+        "4 problems\nproblem  secrets",
         "EVENTS: max_age is",
         "to mend it: run `webhook-hub streams apply`",
         create,

@@ -93,7 +93,7 @@ impl<S: Stage> Worker<S> {
         let of_acceptance = envelope.cause_sequence.map(|cause| envelope.id.at(cause));
         let is_it = |found: &Envelope| found.id == envelope.id || Some(found.id) == of_acceptance;
         let end = read::end(connection).await?.sequence;
-        let subjects = subjects_of_order(envelope, self.journal.partitions());
+        let subjects = subjects_of_order(envelope);
         let mut reader = LogReader::of_subjects(connection, subjects, Start::Sequence(about + 1));
         let mut since = Instant::now();
         loop {
@@ -115,12 +115,10 @@ impl<S: Stage> Worker<S> {
     }
 }
 
-/// The subjects of all types of events about an order. Its branch may have become known later.
-fn subjects_of_order(envelope: &Envelope, partitions: u16) -> String {
-    let subject = codec::subject(envelope, partitions);
-    let provider = codec::token(&envelope.provider);
-    let partition = subject.rsplit('.').next().unwrap_or("*");
-    format!("*.*.{provider}.*.{partition}")
+/// The subjects of all types of events about an order. Its branch may have become known later, and the other instance may have another
+/// number of partitions.
+fn subjects_of_order(envelope: &Envelope) -> String {
+    format!("*.*.{}.*.*", codec::token(&envelope.provider))
 }
 
 /// Another id for an event that is known by its own where that is older than what it follows from: that one is the outcome of

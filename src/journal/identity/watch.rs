@@ -43,6 +43,15 @@ const TELL_EVERY: Duration = Duration::from_secs(600);
 const SOON: f64 = 0.25;
 const NEXT: f64 = 0.05;
 
+/// For how long this hub needs the events of the log.
+#[derive(Debug, Clone, Copy)]
+pub struct NeededAge {
+    /// The time from the first request about an event to the last.
+    pub longest_retry: Duration,
+    /// `ORDER_MEMORY`.
+    pub order_memory: Duration,
+}
+
 /// The state of the log's identity. Cheap to clone.
 #[derive(Clone)]
 pub struct LogIdentity(Arc<Shared>);
@@ -162,8 +171,7 @@ impl LogIdentity {
         Ok(())
     }
 
-    /// Checks the log until `stop` is cancelled; waits while NATS is away. `tables`: their position, by their own cursor. `longest_retry`:
-    /// the time from the first request about an event to the last.
+    /// Checks the log until `stop` is cancelled; waits while NATS is away. `tables`: their position, by their own cursor.
     ///
     /// # Errors
     /// Never; as a task of the hub has it.
@@ -171,7 +179,7 @@ impl LogIdentity {
         self,
         connection: Arc<Connection>,
         tables: Tables,
-        longest_retry: Duration,
+        needed: NeededAge,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
         let mut changes = connection.changes();
@@ -191,10 +199,7 @@ impl LogIdentity {
                 let every = fault_injection::time("loss_every", LOSS_EVERY);
                 if looked_for_losses.is_none_or(|at: Instant| at.elapsed() >= every) {
                     looked_for_losses = Some(Instant::now());
-                    if let Err(error) = self
-                        .look_for_losses(&connection, &tables, longest_retry, &mut losses)
-                        .await
-                    {
+                    if let Err(error) = self.look_for_losses(&connection, &tables, needed, &mut losses).await {
                         tracing::debug!(error = format!("{error:#}"), "cannot look how far the log is read");
                     }
                 }
@@ -240,14 +245,15 @@ impl LogIdentity {
         &self,
         connection: &Connection,
         tables: &Tables,
-        longest_retry: Duration,
+        needed: NeededAge,
         losses: &mut Losses,
     ) -> anyhow::Result<()> {
         let stream = connection.context.get_stream(EVENTS).await;
         let stream = stream.context("cannot look up EVENTS")?;
         let info = stream.cached_info();
         self.look_for_aged(connection, info).await?;
-        losses.warn_of_retries(longest_retry, info.config.max_age);
+        losses.warn_of_retries(needed.longest_retry, info.config.max_age);
+        losses.warn_of_memory(needed.order_memory, info.config.max_age);
         let mut worst: Option<(f64, String)> = None;
         for reader in READERS {
             // A deleted consumer is reported elsewhere, and must not hide what other readers are about to lose.
@@ -324,6 +330,8 @@ struct Losses {
     reported: Option<(Instant, bool)>,
     /// The `max_age` for which the retries were last said to be too long.
     too_short: Option<Duration>,
+    /// The same for the memory of orders.
+    too_short_for_memory: Option<Duration>,
 }
 
 impl Losses {
@@ -338,6 +346,20 @@ impl Losses {
             max_age_days = max_age.as_secs() / 86_400,
             "RETRY_DELAYS and RETRY_MAX_ATTEMPTS reach beyond max_age of EVENTS: events are given up (EVENT_AGED) before their last retry; \
              choose fewer retries, or a longer max_age"
+        );
+        true
+    }
+
+    /// Warns, once for each `max_age`, if orders are to be recognised for longer than the log keeps them.
+    fn warn_of_memory(&mut self, order_memory: Duration, max_age: Duration) -> bool {
+        if !is_memory_cut(order_memory, max_age) || self.too_short_for_memory.replace(max_age) == Some(max_age) {
+            return false;
+        }
+        tracing::warn!(
+            order_memory_hours = order_memory.as_secs() / 3600,
+            max_age_hours = max_age.as_secs() / 3600,
+            "ORDER_MEMORY reaches beyond max_age of EVENTS: an order that its provider repeats after max_age is created again; choose a \
+             shorter ORDER_MEMORY, or a longer max_age"
         );
         true
     }
@@ -369,6 +391,11 @@ impl Losses {
             );
         }
     }
+}
+
+/// Whether `ORDER_MEMORY` is longer than the log keeps the orders; 0 keeps them for ever.
+pub(crate) fn is_memory_cut(order_memory: Duration, max_age: Duration) -> bool {
+    !max_age.is_zero() && order_memory > max_age
 }
 
 /// Seconds until the server forgets what waits since then; all of `max_age` where nothing waits, for ever where there is none.
@@ -421,12 +448,14 @@ mod tests {
     }
 
     #[test]
-    fn retries_longer_than_the_log_are_said_once() {
+    fn what_is_longer_than_the_log_is_said_once() {
         let days = |days: u64| Duration::from_secs(days * 86_400);
         let mut losses = Losses::default();
         assert!(!losses.warn_of_retries(days(60), days(90)) && !losses.warn_of_retries(days(60), Duration::ZERO));
         assert!(losses.warn_of_retries(days(60), days(7)) && !losses.warn_of_retries(days(60), days(7)));
         assert!(losses.warn_of_retries(days(60), days(30)));
+        assert!(!losses.warn_of_memory(days(2), days(2)) && !losses.warn_of_memory(days(30), Duration::ZERO));
+        assert!(losses.warn_of_memory(days(30), days(29)) && !losses.warn_of_memory(days(30), days(29)));
     }
 
     #[test]

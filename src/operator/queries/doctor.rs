@@ -86,7 +86,7 @@ pub async fn examine(environment: &Environment) -> Examination {
     // A fault in one variable does not keep NATS and PostgreSQL from being examined.
     let nats = async {
         match config::Nats::from_environment(environment) {
-            Ok(settings) => Box::pin(nats::examine(&settings)).await,
+            Ok(settings) => Box::pin(nats::examine(&settings, config::order_memory(environment).ok())).await,
             Err(_) => Vec::new(),
         }
     };

@@ -14,6 +14,7 @@ use crate::{
     journal::{
         EVENTS,
         connection::{Connection, HUB_INBOX},
+        identity::watch::is_memory_cut,
         streams::{self, Difference, api, restoring},
     },
     observer::{ServerLook, look_at_servers},
@@ -28,8 +29,8 @@ const USER_INFO: &str = "$SYS.REQ.USER.INFO";
 /// Wait for that answer. A server that refuses the request does not answer.
 const ANSWER: Duration = Duration::from_secs(3);
 
-/// Examines NATS with the hub's credentials.
-pub(super) async fn examine(settings: &config::Nats) -> Vec<Finding> {
+/// Examines NATS with the hub's credentials. `order_memory`: `ORDER_MEMORY`; none if it is invalid.
+pub(super) async fn examine(settings: &config::Nats, order_memory: Option<Duration>) -> Vec<Finding> {
     let connection = async {
         let connection = Connection::open(settings, "webhook-hub doctor", HUB_INBOX).await?;
         connection.reach().await?;
@@ -47,7 +48,7 @@ pub(super) async fn examine(settings: &config::Nats) -> Vec<Finding> {
     let looked = tokio::select! {
         biased;
         right = connection.next_right_missing() => Err(right_missing(&right)),
-        looked = set_up(&connection) => looked.map_err(|error| {
+        looked = set_up(&connection, order_memory) => looked.map_err(|error| {
             Finding::problem(NATS, "no_answer", format!("{error:#}"), "look into the log of the NATS server; is JetStream enabled?")
         }),
     };
@@ -106,7 +107,7 @@ async fn rights(connection: &Connection, settings: &config::Nats) -> Vec<Finding
 }
 
 /// Streams and consumers against the files, the clock, and the room of the log.
-async fn set_up(connection: &Connection) -> anyhow::Result<Vec<Finding>> {
+async fn set_up(connection: &Connection, order_memory: Option<Duration>) -> anyhow::Result<Vec<Finding>> {
     let differences = streams::differences(connection).await?;
     let mut findings: Vec<_> = differences.iter().map(of_difference).collect();
     if findings.is_empty() {
@@ -121,6 +122,7 @@ async fn set_up(connection: &Connection) -> anyhow::Result<Vec<Finding>> {
         let time = info["ts"].as_str().and_then(|time| time.parse::<DateTime<Utc>>().ok());
         findings.extend(time.map(|time| clock::judge(NATS, time, (asked, Utc::now()))));
         findings.push(room(&info));
+        findings.extend(order_memory.and_then(|memory| memory_cut(&info, memory)));
     }
     Ok(findings)
 }
@@ -138,6 +140,21 @@ fn of_difference(difference: &Difference) -> Finding {
     } else {
         Finding::note(NATS, "stream_differs", message, remedy)
     }
+}
+
+/// `ORDER_MEMORY`, where it is longer than the log keeps the orders.
+fn memory_cut(info: &Value, order_memory: Duration) -> Option<Finding> {
+    let max_age = Duration::from_nanos(info["config"]["max_age"].as_u64().unwrap_or_default());
+    let hours = |time: Duration| time.as_secs() / 3600;
+    is_memory_cut(order_memory, max_age).then(|| {
+        let message = format!(
+            "ORDER_MEMORY is {} h, and max_age of EVENTS {} h: an order that its provider repeats after that is created again",
+            hours(order_memory),
+            hours(max_age)
+        );
+        let remedy = "choose a shorter ORDER_MEMORY, or a longer max_age (`webhook-hub streams apply --max-age`)";
+        Finding::problem(NATS, "order_memory_cut", message, remedy)
+    })
 }
 
 /// How much of its limit the log has used.
