@@ -459,7 +459,17 @@ async fn a_refused_announcement_does_not_replace_a_later_word() {
     let arguments = ["dead-letters", "retry", &id];
     run(&world.nats.settings("hub"), &arguments).await.expect_success();
     world.log.wait_for(EventType::OrderForwarded, 3).await;
-    world.at_end(Ends::forwarded(3).ignored(4)).await;
+    // Now the backend has the lines without the bread: they are no amendment when they are announced once more.
+    let mut noted = picked.clone();
+    noted["kitchen_notes"] = "no bread".into();
+    assert_eq!(just_eat.post(&hub, &Webhook::new(&noted)).await.status, 200);
+    let same = &world.log.payloads(EventType::OrderIgnored, 6).await[5];
+    assert_eq!(
+        (&same["reason"], &same["differs"]),
+        (&json!("DUPLICATE_ORDER"), &Value::Null),
+        "{same}"
+    );
+    world.at_end(Ends::forwarded(3).ignored(5)).await;
 }
 
 mod long {

@@ -263,6 +263,84 @@ async fn nothing_of_yesterdays_order_is_told_of_todays() {
     );
 }
 
+/// The provider is away. Before it is back, it has another order with the number (`CR-other`), which ended as a duplicate; or it only
+/// repeats the order (`CR-same`). Only of that one the provider is told the status.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_that_waits_is_not_told_of_another_order() {
+    let outside = Outside::new(CAREEM_POS).await;
+    let world = &outside.world;
+    let hub = Hub::start(
+        &outside
+            .settings()
+            .set("RETRY_DELAYS", "500ms")
+            .set("RETRY_MAX_ATTEMPTS", 50),
+    )
+    .await;
+    let [other, same] = ["CR-other", "CR-same"];
+    for id in [other, same] {
+        world.careem.post(&hub, &order(id)).await.event_id();
+    }
+    world.log.wait_for(EventType::OrderForwarded, 2).await;
+    outside.provider.on("/", Say::status(503));
+    for id in [other, same] {
+        outside.ask(&hub, id, "accepted").await;
+    }
+    world.has_parked(2).await;
+    world.careem.post(&hub, &other_order(other)).await.event_id();
+    let repeat = order(same).replacen('{', "{\"attempt\": 2,", 1);
+    world.careem.post(&hub, &repeat).await.event_id();
+    world.log.wait_for(EventType::OrderIgnored, 2).await;
+    outside.provider.on("/", Say::status(200));
+    let told = world.log.wait_for(EventType::OrderStatusPushed, 1).await;
+    assert_eq!(told[0].envelope.external_order_id, same);
+    let dead = world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    assert_eq!(dead[0].envelope.external_order_id, other);
+    let dead = payload(&dead[0]);
+    assert_eq!(
+        (&dead["stage"], &dead["error"]["code"]),
+        (&"push".into(), &"ANOTHER_ORDER".into()),
+        "{dead}"
+    );
+    let message = dead["error"]["message"].as_str().unwrap();
+    assert!(
+        message.contains("another order of this number") && message.contains("by hand"),
+        "{message}"
+    );
+    world.at_end(Ends::forwarded(2).ignored(2).dead_lettered(1)).await;
+}
+
+/// The provider refused a status, and a later one was given up without an answer: the provider may have it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_is_not_told_after_a_later_one_that_the_provider_may_have() {
+    let outside = Outside::new(CAREEM_POS).await;
+    let world = &outside.world;
+    let hub = Hub::start(
+        &outside
+            .settings()
+            .set("RETRY_DELAYS", "100ms")
+            .set("RETRY_MAX_ATTEMPTS", 1),
+    )
+    .await;
+    world.careem.post(&hub, &order("CR-1")).await.event_id();
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    outside.provider.next([Say::status(400)]);
+    outside.ask(&hub, "CR-1", "accepted").await;
+    let dead = world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    outside.provider.on("/", Say::status(503));
+    outside.ask(&hub, "CR-1", "ready").await;
+    world.log.wait_for(EventType::OrderDeadLettered, 2).await;
+    outside.provider.on("/", Say::status(200));
+    let calls = outside.provider.calls().len();
+    let id = dead[0].envelope.id.to_string();
+    run(&world.nats.settings("hub"), &["dead-letters", "retry", &id])
+        .await
+        .expect_success();
+    let ignored = &world.log.payloads(EventType::OrderIgnored, 1).await[0];
+    assert_eq!(ignored["reason"], "SUPERSEDED", "{ignored}");
+    assert!(ignored["message"].as_str().unwrap().contains("may have"), "{ignored}");
+    assert_eq!(outside.provider.calls().len(), calls);
+}
+
 mod long {
     use super::*;
 

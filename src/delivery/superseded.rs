@@ -8,8 +8,10 @@
 //! |---|---|
 //! | `menu.sync_requested` | a later `menu.sync_requested` of the same branch, whatever its outcome: it is the backend's latest request |
 //! | `store.state_requested` | a later `store.state_requested` of the same branch, for the same reason |
-//! | `order.status_requested` | a later status of the same order that was pushed to the provider, or another order of the same number |
+//! | `order.status_requested` | a later status of the same order that was pushed to the provider, or that the provider may have; or another order of the same number |
 //! | `order.transformed` | a later word about its order ([`history`]). News also by another order of the same number: the backend would take them for that one's |
+//!
+//! A status that waits for its provider is compared with other orders of the number before each request ([`of_number`]).
 //!
 //! Another order of the same number is one that the backend has, or may have, with a webhook that was accepted more than
 //! `ORDER_MEMORY` later; or within that, one that was announced after the event and is not the order that was announced last before
@@ -28,8 +30,8 @@ use serde::de::DeserializeOwned;
 use crate::{
     event::{
         EventId, EventType, Recorded,
-        outcome::{DUPLICATE_WEBHOOK, Forwarded, SUPERSEDED},
-        push::StatusPushed,
+        outcome::{DUPLICATE_WEBHOOK, DeadLettered, ErrorType, Forwarded, SUPERSEDED},
+        push::{STATUS_REQUEST, StatusPushed},
     },
     journal::{codec, connection::Connection, read::Start},
 };
@@ -41,7 +43,10 @@ mod order;
 mod search;
 
 pub use self::{end::End, order::of_repeat, search::Searches};
-pub(crate) use self::{order::body_says, search::find};
+pub(crate) use self::{
+    order::{body_says, ended_at},
+    search::find,
+};
 
 /// News that are this much younger than their webhook come from a retry of the webhook by a person; fetching a provider's order
 /// takes less.
@@ -140,6 +145,8 @@ pub enum Newer {
     StoreState,
     /// A later status that the provider has.
     Status,
+    /// A later status that was given up without an answer, so that the provider may have it.
+    UncertainStatus,
     /// Later news that the backend has.
     News,
     /// Later lines of the order that the backend has or may have.
@@ -160,6 +167,7 @@ impl Newer {
             Self::Menu => "a later menu",
             Self::StoreState => "a later state of the branch",
             Self::Status => "a later status",
+            Self::UncertainStatus => "a later status that the provider may have",
             Self::News => "later news",
             Self::Lines => "later lines of the order",
             Self::CalledOff | Self::Cancelled => "a cancellation of the order",
@@ -256,6 +264,16 @@ pub fn may_be(event: &Recorded) -> bool {
     }
 }
 
+/// Whether a dead letter says that the provider may have a later status than this one.
+fn is_uncertain_status(letter: &Recorded, status: &Recorded) -> bool {
+    let is_status = letter.envelope.webhook_type == STATUS_REQUEST;
+    is_status
+        && payload::<DeadLettered>(letter).is_some_and(|dead| {
+            let is_uncertain = matches!(dead.error.error_type, ErrorType::Temporary | ErrorType::Unknown);
+            dead.sequence > status.sequence && is_uncertain && dead.attempts > 0 && !dead.is_unposted()
+        })
+}
+
 /// The subject token of an event's branch; any branch where the event names none.
 pub(crate) fn branch_token(event: &Recorded) -> String {
     let branch = event.envelope.branch.as_deref();
@@ -297,11 +315,36 @@ pub async fn by(
             if let Some(told) = newest(found, Newer::Status) {
                 return Ok(Some(told));
             }
-            order::another(connection, event, ANY_BRANCH, acceptances).await
+            let subjects = of_any_branch(EventType::OrderDeadLettered);
+            let is_uncertain = |dead: &Recorded| is_uncertain_status(dead, event);
+            let found = find(connection, searches, event, (subjects, after), is_uncertain).await?;
+            if let Some(uncertain) = newest(found, Newer::UncertainStatus) {
+                return Ok(Some(uncertain));
+            }
+            order::another_than_meant(connection, event, acceptances).await
         }
         EventType::OrderTransformed => order::superseded(connection, event, acceptances).await,
         _ => Ok(None),
     }
+}
+
+/// Another order that has the number of a status by now; none if the number still means the order that the status is about. `announced`: the
+/// announcements of the number in the log's order, where they are known from the beginning of the window up to now; otherwise the log is
+/// read for them.
+///
+/// # Errors
+/// If NATS does not answer.
+pub(crate) async fn of_number(
+    connection: &Connection,
+    status: &Recorded,
+    announced: Option<&[Recorded]>,
+    acceptances: &impl KnownAcceptances,
+) -> anyhow::Result<Option<NewerEvent>> {
+    let Some(announced) = announced else {
+        return order::another_than_meant(connection, status, acceptances).await;
+    };
+    let other = order::not_meant(status, announced, acceptances.window());
+    Ok(other.map(|other| NewerEvent::new(Newer::AnotherOrder, other)))
 }
 
 /// The subjects of events of a type about an event's order or menu, in any partition.

@@ -23,6 +23,8 @@ pub const LANE_FULL: &str = "LANE_FULL";
 pub const EVENT_AGED: &str = "EVENT_AGED";
 /// Code of what a branch's secret tried to do to another branch.
 pub const NOT_YOURS: &str = "NOT_YOURS";
+/// Code of a status that waited until its number meant another order.
+pub const ANOTHER_ORDER: &str = "ANOTHER_ORDER";
 /// Code of news about an order number that several branches have, without a branch.
 pub const ORDER_AMBIGUOUS: &str = "ORDER_AMBIGUOUS";
 

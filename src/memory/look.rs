@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use chrono::TimeDelta;
+use chrono::{TimeDelta, Utc};
 
 use super::{AnnouncedBy, EntryState, IndexEntry, Orders, lock};
 use crate::{
-    delivery::superseded::{self, KnownAcceptances, Searches},
+    delivery::superseded::{self, KnownAcceptances, NewerEvent, Searches},
     event::{EventId, Recorded},
     journal::read::{Start, event_at},
 };
@@ -178,6 +178,27 @@ impl Orders {
             }
         }
         Ok(announcements)
+    }
+
+    /// What superseded a status that may have waited for long: another order that has its number by now.
+    ///
+    /// # Errors
+    /// If NATS does not answer.
+    pub(crate) async fn another_of_number(&self, status: &Recorded) -> anyhow::Result<Option<NewerEvent>> {
+        let since = status.envelope.received_at - self.window;
+        let is_known =
+            lock(&self.index).complete_since <= since && Utc::now() - status.envelope.received_at <= self.window;
+        if !is_known {
+            return superseded::of_number(&self.connection, status, None, self).await;
+        }
+        let known = self.known(status).found;
+        let is_later = |found: &IndexEntry| found.state.is_creation() && found.sequence > status.sequence;
+        if !known.iter().any(is_later) {
+            return Ok(None);
+        }
+        let mut announced = self.announcements(status).await?;
+        announced.reverse();
+        superseded::of_number(&self.connection, status, Some(&announced), self).await
     }
 
     /// As [`Self::announcements`], where they are not all of this branch; none where they are.

@@ -13,7 +13,7 @@ pub(crate) enum EntryState {
     NewsOpen,
     /// The backend has it.
     NewsForwarded,
-    /// It was given up.
+    /// It was given up, and the backend may have it.
     NewsGivenUp,
     /// It was ended as nothing new.
     NewsIgnored,
@@ -39,10 +39,12 @@ pub(crate) enum EntryState {
     Created,
     /// The outcome of the transformation of a webhook, other than a body.
     Ended,
+    /// `order.transformed` with a change that was given up, and the backend does not have it.
+    NewsRefused,
 }
 
 impl EntryState {
-    pub(super) const ALL: [Self; 15] = [
+    pub(super) const ALL: [Self; 16] = [
         Self::NewsOpen,
         Self::NewsForwarded,
         Self::NewsGivenUp,
@@ -58,6 +60,7 @@ impl EntryState {
         Self::CreationHalfTold,
         Self::Created,
         Self::Ended,
+        Self::NewsRefused,
     ];
 
     /// The state of a body with this end.
@@ -72,7 +75,8 @@ impl EntryState {
             (End::Uncertain, true) => Self::CreationUncertain,
             (End::Differs | End::NothingToCancel | End::LeftOut, true) => Self::CreationIgnored,
             (End::Created | End::OfItsOwn | End::Told | End::Amended | End::OutOfTurn, false) => Self::NewsForwarded,
-            (End::HalfTold | End::Refused | End::Unposted | End::Uncertain, false) => Self::NewsGivenUp,
+            (End::HalfTold | End::Uncertain, false) => Self::NewsGivenUp,
+            (End::Refused | End::Unposted, false) => Self::NewsRefused,
             (End::Same | End::Differs | End::NothingToCancel | End::LeftOut, false) => Self::NewsIgnored,
         }
     }
@@ -84,7 +88,7 @@ impl EntryState {
             Self::NewsGivenUp | Self::CreationUncertain => End::Uncertain,
             Self::NewsIgnored => End::LeftOut,
             Self::CreationForwarded => End::Created,
-            Self::CreationRefused => End::Refused,
+            Self::CreationRefused | Self::NewsRefused => End::Refused,
             Self::CreationIgnored => End::Differs,
             Self::CreationOutOfTurn => End::OutOfTurn,
             Self::CreationSame => End::Same,
@@ -123,7 +127,7 @@ impl EntryState {
         match self {
             Self::Created => envelope.event_type == EventType::OrderForwarded,
             Self::Ended => true,
-            Self::NewsOpen | Self::NewsForwarded | Self::NewsGivenUp | Self::NewsIgnored => {
+            Self::NewsOpen | Self::NewsForwarded | Self::NewsGivenUp | Self::NewsRefused | Self::NewsIgnored => {
                 is_body && !envelope.is_creation()
             }
             _ => is_body && envelope.is_creation(),

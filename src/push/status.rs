@@ -2,11 +2,17 @@
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 
-use super::{Push, UNKNOWN_ORDER_RETRIES, branch::Owner, ownership};
+use serde_json::json;
+
+use super::{
+    Push, UNKNOWN_ORDER_RETRIES,
+    branch::{Owner, away},
+    ownership,
+};
 use crate::{
     event::{
         EventType, NewEvent, Recorded,
-        outcome::{ErrorReport, ErrorType, OUTCOME},
+        outcome::{ANOTHER_ORDER, ErrorReport, ErrorType, OUTCOME},
         push::{PushStatus, ReasonCode, StatusPushed, StatusRequested},
     },
     order::body::{self, Facts},
@@ -25,6 +31,9 @@ impl Push {
         let Ok(wanted) = serde_json::from_slice::<StatusRequested>(&event.payload) else {
             return self.unreadable(event, request);
         };
+        if let Some(other) = self.another_order(event).await? {
+            return Ok(self.given_up(event, request - 1, other));
+        }
         let Some(calls) = remote.spec.status.get(&wanted.status) else {
             return Ok(vec![pushed(event, &wanted, 0, None, false)]);
         };
@@ -66,6 +75,23 @@ impl Push {
 }
 
 impl Push {
+    /// The error of a status that waited until its number meant another order: the provider would take it for that one's.
+    ///
+    /// # Errors
+    /// If the log does not answer.
+    async fn another_order(&self, event: &Recorded) -> Result<Option<ErrorReport>, Failure> {
+        let other = self
+            .orders
+            .another_of_number(event)
+            .await
+            .map_err(|error| away(&error))?;
+        Ok(other.map(|other| {
+            let message = format!("the provider was not told, because the number means {other}");
+            let error = ErrorReport::new(ErrorType::Validation, ANOTHER_ORDER, message);
+            error.with(json!({ "event": other.id }))
+        }))
+    }
+
     /// The call that sends the provider a status of this order; none if it takes none about it, as the order's announcement
     /// says. An order that is not known says nothing against a call: the provider itself can refuse it.
     async fn call_for<'c>(&self, event: &Recorded, status: PushStatus, calls: &'c [Call]) -> Option<&'c Call> {

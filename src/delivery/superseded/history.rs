@@ -9,7 +9,7 @@
 //! | an announcement of an order that does not exist at the backend yet | that calls the order off, however that word ended: told, nothing to cancel, or given up |
 //! | an announcement of an order that another one created | that calls the order off, in the same way; or about its lines, that the backend has or may have, if the lines differ: an amendment, an announcement that was found equal, and, if the provider amends so, the announcement that created the order |
 //! | an amendment | the same, and any announcement, if the order was announced before the amendment; an amendment that asks for money back is never superseded |
-//! | a status | a status that the backend has; or that calls the order off, however that word ended |
+//! | a status | a status that the backend has or may have; or that calls the order off, however that word ended |
 
 use super::{
     Newer,
@@ -45,6 +45,8 @@ pub struct Said {
     pub says: Says,
     /// What became of it. Of the word that is handled it does not count.
     pub end: End,
+    /// Place on the log of the outcome that says so; none where it does not matter, or is not known.
+    pub ended_at: Option<u64>,
 }
 
 impl Said {
@@ -79,8 +81,10 @@ impl Said {
             return true;
         }
         let told_as = match (&self.says, self.end) {
-            (Says::Status | Says::Order(_), End::Told | End::OutOfTurn) => ToldAs::News,
-            (Says::Order(_), End::Created | End::Differs) => ToldAs::Announcement,
+            (Says::Status | Says::Order(_), End::Told | End::OutOfTurn) | (Says::Status, End::Uncertain) => {
+                ToldAs::News
+            }
+            (Says::Order(_), End::Created | End::Differs | End::Uncertain) => ToldAs::Announcement,
             _ => return false,
         };
         news::judge(&older.word, &self.word, told_as) == Verdict::Superseded
@@ -113,11 +117,18 @@ pub fn newer(own: &Said, history: &[Said]) -> Option<(usize, Newer)> {
         }
         // One that says no known status is never superseded.
         Says::Status if own.word.status.is_some() => {
-            let newer = later.rfind(|at| history[*at].replaces_status(own));
+            let told = |said: &Said| said.replaces_status(own) && !has_told_nothing(said, history);
+            let newer = later.rfind(|at| told(&history[*at]));
             newer.map(|at| (at, Newer::News))
         }
         Says::Status | Says::LinesAndRefund | Says::Other => None,
     }
+}
+
+/// Whether an announcement ended as a duplicate of perhaps another order: no status of it was told.
+fn has_told_nothing(said: &Said, history: &[Said]) -> bool {
+    let created = history.iter().find(|said| said.end == End::Created);
+    said.end == End::Differs && created.is_some_and(|created| created.is_of_another_order(said))
 }
 
 /// A later word that calls the order off.
@@ -202,7 +213,7 @@ fn content<'a>(base: &'a Said, history: &'a [Said]) -> Option<&'a AnnouncedConte
         _ => None,
     };
     if history.iter().any(|said| said.end == End::OutOfTurn) {
-        return None;
+        return content_since_override(base, history);
     }
     // An amendment that came before its order was told after it.
     let is_amended = |said: &Said| {
@@ -220,6 +231,37 @@ fn content<'a>(base: &'a Said, history: &'a [Said]) -> Option<&'a AnnouncedConte
             (Says::Lines | Says::LinesAndRefund, End::Told | End::Uncertain) => has = None,
             _ => {}
         }
+    }
+    has
+}
+
+/// The same, where a person had something told out of turn: since then the places of the outcomes say what was told last.
+fn content_since_override<'a>(base: &'a Said, history: &'a [Said]) -> Option<&'a AnnouncedContent> {
+    let is_override = |said: &&Said| said.end == End::OutOfTurn && !said.is_of_another_order(base);
+    let last = history.iter().filter(is_override).max_by_key(|said| said.ended_at)?;
+    let overridden_at = last.ended_at?;
+    let mut since = Vec::new();
+    for said in history.iter().filter(|said| !said.is_of_another_order(base)) {
+        let changes = match said.says {
+            Says::Order(_) => matches!(said.end, End::Told | End::Amended | End::HalfTold | End::Uncertain),
+            Says::Lines | Says::LinesAndRefund => matches!(said.end, End::Told | End::Uncertain),
+            Says::Status | Says::Other => false,
+        };
+        if changes && said.ended_at? > overridden_at {
+            since.push(said);
+        }
+    }
+    since.sort_by_key(|said| said.ended_at);
+    let of = |said: &'a Said| match &said.says {
+        Says::Order(content) => content.as_deref(),
+        _ => None,
+    };
+    let mut has = of(last);
+    for said in since {
+        has = match said.end {
+            End::Uncertain => has.filter(|has| of(said).is_some_and(|content| content.is_same_content(has))),
+            _ => of(said),
+        };
     }
     has
 }

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{
-    KnownAcceptances, Newer, NewerEvent, branch_token,
+    ANY_BRANCH, KnownAcceptances, Newer, NewerEvent, branch_token,
     end::End,
     find, from,
     history::{self, Said, Says},
@@ -41,7 +41,7 @@ pub(super) async fn superseded(
     // A person who has it sent again although the backend has it says which order it is about.
     if !event.is_again
         && !event.envelope.is_creation()
-        && let Some(other) = another(connection, event, &branch_token(event), acceptances).await?
+        && let Some(other) = another(connection, event, acceptances).await?
     {
         return Ok(Some(other));
     }
@@ -93,6 +93,15 @@ impl OrderLog {
             outcomes.extend(self::outcomes(connection, event, event_type, acceptances).await?);
         }
         outcomes.sort_unstable_by_key(|outcome| outcome.sequence);
+        let is_told_apart =
+            |outcome: &Recorded| outcome.envelope.is_creation() && end_of(outcome) == Some(End::Differs);
+        if outcomes.iter().any(is_told_apart) {
+            // Whether that is another order, the announcement says that created this one, however early that was.
+            let before = outcomes.first().map_or(0, |first| first.sequence);
+            let created = self::created(connection, event, acceptances).await?;
+            outcomes.extend(created.into_iter().filter(|one| one.sequence < before));
+            outcomes.sort_unstable_by_key(|outcome| outcome.sequence);
+        }
         let mut ends: Vec<(u64, (End, Recorded))> = Vec::new();
         for outcome in &outcomes {
             let Some(end) = end_of(outcome) else {
@@ -189,6 +198,41 @@ async fn outcomes(
     .await
 }
 
+/// Where the last outcome of each body about an event's order is, by the body's place.
+///
+/// # Errors
+/// If NATS does not answer.
+pub(crate) async fn ended_at(
+    connection: &Connection,
+    event: &Recorded,
+    acceptances: &impl KnownAcceptances,
+) -> anyhow::Result<HashMap<u64, u64>> {
+    let since = event.envelope.received_at.checked_sub_signed(acceptances.window());
+    let begin = from(since.unwrap_or(DateTime::UNIX_EPOCH));
+    let mut ended: HashMap<u64, u64> = HashMap::new();
+    for event_type in [EventType::OrderForwarded, EventType::OrderDeadLettered] {
+        let subjects = subjects(event, event_type, &branch_token(event));
+        for outcome in find(connection, acceptances.searches(), event, (subjects, begin), |_| true).await? {
+            let at = ended.entry(body_of(&outcome)).or_default();
+            *at = outcome.sequence.max(*at);
+        }
+    }
+    Ok(ended)
+}
+
+/// The outcomes by which the backend created an event's order, since the window before the event's acceptance.
+async fn created(
+    connection: &Connection,
+    event: &Recorded,
+    acceptances: &impl KnownAcceptances,
+) -> anyhow::Result<Vec<Recorded>> {
+    let (received_at, window) = (event.envelope.received_at, acceptances.window());
+    let begin = from(received_at.checked_sub_signed(window).unwrap_or(DateTime::UNIX_EPOCH));
+    let subjects = subjects(event, EventType::OrderForwarded, &branch_token(event));
+    let is_created = |told: &Recorded| told.envelope.is_creation() && end_of(told) == Some(End::Created);
+    find(connection, acceptances.searches(), event, (subjects, begin), is_created).await
+}
+
 fn end_of(outcome: &Recorded) -> Option<End> {
     End::of(&outcome.envelope, &outcome.payload)
 }
@@ -216,6 +260,7 @@ fn said(accepted: Accepted, body: Option<&Recorded>, outcome: &Recorded, end: En
         },
         says,
         end,
+        ended_at: Some(outcome.sequence),
     }
 }
 
@@ -267,12 +312,12 @@ fn accepted(event: &Recorded, first: &HashMap<EventId, u64>) -> Accepted {
 
 /// An order of an event's number that is not the event's own, and that the backend has, or may have: its webhook was accepted so much
 /// later that the number means another order, or it was announced after the event and is not the order that was announced before it.
-pub(super) async fn another(
+async fn another(
     connection: &Connection,
     event: &Recorded,
-    branch: &str,
     acceptances: &impl KnownAcceptances,
 ) -> anyhow::Result<Option<NewerEvent>> {
+    let branch = &*branch_token(event);
     let (received_at, window) = (event.envelope.received_at, acceptances.window());
     // Before that no order can be so much later.
     if Utc::now() - received_at > window {
@@ -337,6 +382,42 @@ async fn announced_before(
     let searches = acceptances.searches();
     let mut found = find(connection, searches, event, (announcements, begin), is_before).await?;
     Ok(found.pop())
+}
+
+/// An order that was announced after a status was requested, and is not the one that the status is about.
+pub(super) async fn another_than_meant(
+    connection: &Connection,
+    event: &Recorded,
+    acceptances: &impl KnownAcceptances,
+) -> anyhow::Result<Option<NewerEvent>> {
+    let since = event.envelope.received_at.checked_sub_signed(acceptances.window());
+    let begin = from(since.unwrap_or(DateTime::UNIX_EPOCH));
+    let announcements = subjects(event, EventType::OrderTransformed, ANY_BRANCH);
+    let is_announced = |one: &Recorded| one.envelope.is_creation();
+    let searches = acceptances.searches();
+    let found = find(connection, searches, event, (announcements, begin), is_announced).await?;
+    let other = not_meant(event, &found, acceptances.window());
+    Ok(other.map(|other| NewerEvent::new(Newer::AnotherOrder, other)))
+}
+
+/// The first of an order's announcements, in the log's order, that came after a status was requested and is of another order of the number:
+/// one that was accepted longer than the window after the order that the status is about, or that differs from it. The status is about the
+/// order that its branch announced last before. The provider knows the other one, whether the backend has it or not. Pure.
+pub(super) fn not_meant<'a>(status: &Recorded, announced: &'a [Recorded], window: TimeDelta) -> Option<&'a Recorded> {
+    let (before, after): (Vec<&Recorded>, Vec<&Recorded>) =
+        announced.iter().partition(|one| one.sequence < status.sequence);
+    let is_other = |other: &&&Recorded| {
+        let meant = before.iter().rfind(|one| one.envelope.branch == other.envelope.branch);
+        let begun = match meant {
+            Some(meant) if body::are_two_orders(&meant.payload, &other.payload) => return true,
+            Some(meant) => meant.envelope.received_at,
+            // Its announcement has left the log, or was never there.
+            None if before.is_empty() => status.envelope.received_at,
+            None => return false,
+        };
+        other.envelope.received_at - begun > window
+    };
+    after.iter().find(is_other).copied()
 }
 
 /// The outcomes, since a place of the log, by which the backend has or may have a new order of an event's number.

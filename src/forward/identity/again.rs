@@ -3,7 +3,7 @@
 use super::{DUPLICATE_ORDER, OrderIdentity, Plan, Posting, is_same_branch};
 use crate::{
     delivery::superseded::{
-        End, body_says,
+        self, End, body_says,
         history::{self, Again, Said},
         news::{Accepted, Word},
     },
@@ -78,7 +78,7 @@ impl OrderIdentity {
     /// What others than the event itself and the announcement that created the order said about it, as far as the backend has it or may
     /// have it.
     async fn said(&self, event: &Recorded, known: &OrderEvents, first: &Recorded) -> anyhow::Result<Vec<Said>> {
-        let mut said = Vec::new();
+        let (mut said, mut places) = (Vec::new(), Vec::new());
         for found in known.of_branch() {
             // An event that is sent again is judged as it was.
             let is_before = found.sequence < event.sequence || !event.is_again;
@@ -92,6 +92,13 @@ impl OrderIdentity {
                 && is_same_branch(&body, event)
             {
                 said.push(self.word(event, &body, end).await?);
+                places.push(found.sequence);
+            }
+        }
+        if said.iter().any(|said| said.end == End::OutOfTurn) {
+            let ended = superseded::ended_at(&self.log, event, &*self.orders).await?;
+            for (said, place) in said.iter_mut().zip(&places) {
+                said.ended_at = ended.get(place).copied();
             }
         }
         Ok(said)
@@ -113,6 +120,7 @@ impl OrderIdentity {
             },
             says,
             end,
+            ended_at: None,
         })
     }
 }

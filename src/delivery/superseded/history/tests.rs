@@ -34,10 +34,11 @@ fn said(number: u8, says: Says, status: Option<Status>, end: End) -> Said {
         },
         says,
         end,
+        ended_at: Some(u64::from(number)),
     }
 }
 
-/// Words as `2 order £3 Same`: the webhook, what it says, and its end.
+/// Words as `2 order £3 Same @7`: the webhook, what it says, its end, and the place of that, which is the webhook's number otherwise.
 fn words(text: &str) -> Vec<Said> {
     let word = |text: &str| {
         let mut parts = text.split_whitespace();
@@ -68,7 +69,11 @@ fn words(text: &str) -> Vec<Said> {
             ];
             known.into_iter().find(|end| format!("{end:?}") == word).unwrap()
         });
-        said(number, says, status, end)
+        let place = parts.next().map(|place| place.trim_start_matches('@').parse().unwrap());
+        Said {
+            ended_at: place.or(Some(u64::from(number))),
+            ..said(number, says, status, end)
+        }
     };
     text.split(", ").filter(|text| !text.is_empty()).map(word).collect()
 }
@@ -106,10 +111,12 @@ fn a_later_word_supersedes_an_older_one() {
         ("2 order £2", "1 cancelled Told", None),
         ("1 order £2", "2 ready Refused", None),
         ("1 accepted", "2 ready Told", Some(News)),
-        ("1 accepted", "2 ready Uncertain", None),
+        ("1 accepted", "2 ready Uncertain", Some(News)),
+        ("1 ready", "2 accepted Uncertain", Some(News)),
         ("1 accepted", "2 cancelled Uncertain", Some(News)),
         ("2 ready", "1 order £2 Created, 3 order £3 Amended", None),
         ("2 ready", "1 order £2 Created, 3 order £2 Told", Some(News)),
+        ("2 ready", "1 order £2 Created, 3 order £2 Uncertain", None),
     ];
     for (own, history, expected) in rows {
         let newer = newer(&words(own)[0], &words(history));
@@ -145,6 +152,11 @@ fn another_order_is_no_news() {
     assert!(!again(&ready("3 another £3"), base, &[], false).is_news);
     assert_eq!(status(base, &[ready("2 order £3 Differs")]), Some(Status::Ready));
     assert_eq!(status(base, &[ready("2 another £3 Differs")]), Some(Status::Received));
+    // Neither does it supersede a status of this order.
+    let accepted = &words("2 accepted")[0];
+    let newer = |differs: &str| newer(accepted, &[base.clone(), ready(differs)]).map(|(_, newer)| newer);
+    assert_eq!(newer("3 order £3 Differs"), Some(Newer::News));
+    assert_eq!(newer("3 another £3 Differs"), None);
 }
 
 /// Each row: what was said after the order was created, and the total that the backend has, if that is certain.
@@ -163,7 +175,16 @@ fn what_the_backend_has_is_known_or_not() {
         ("2 lines Told", None),
         ("0 lines Told", None),
         ("2 lines Refused", Some(3)),
-        ("2 order £2 OutOfTurn, 3 order £4 Told", None),
+        ("2 order £2 OutOfTurn @5, 3 order £4 Told", Some(2)),
+        ("2 order £2 OutOfTurn @5, 3 order £4 Told, 6 order £2 Same", Some(2)),
+        ("2 order £2 OutOfTurn @5, 3 order £4 Told, 6 order £3 Told", Some(3)),
+        (
+            "2 order £2 OutOfTurn @5, 3 order £4 Told, 4 order £1 OutOfTurn @7",
+            Some(1),
+        ),
+        ("2 order £2 OutOfTurn @5, 3 order £4 Uncertain @6", None),
+        ("2 order £2 OutOfTurn @5, 3 lines Told @6", None),
+        ("2 order £2 OutOfTurn @5, 3 lines Told", Some(2)),
     ];
     for (said, expected) in rows {
         let history = words(said);

@@ -222,13 +222,13 @@ impl Model {
         self.lines = Some((webhook, total));
     }
 
-    /// The backend gets no status after a later one that it has, or after the cancellation ended.
+    /// The backend gets no status after a later one that it has or may have, or after the cancellation ended.
     fn tell(&mut self, webhook: u8, status: Status) {
         for other in &self.bodies {
             let Kind::News(later) = self.webhooks[usize::from(other.webhook)] else {
                 continue;
             };
-            let is_known = other.end == End::Told || later.is_called_off();
+            let is_known = matches!(other.end, End::Told | End::Uncertain) || later.is_called_off();
             let is_allowed = other.webhook <= webhook || !is_known;
             assert!(
                 is_allowed,
