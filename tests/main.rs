@@ -84,6 +84,7 @@ mod announced_twice;
 mod push;
 mod provider_words;
 mod push_keeta;
+mod push_deliverect;
 mod push_branch;
 mod push_waits;
 mod push_tenants;

@@ -22,17 +22,16 @@ const DELIVEROO: &str = include_str!("../providers/deliveroo.toml");
 const DOORDASH: &str = include_str!("../providers/doordash.toml");
 const JAHEZ: &str = include_str!("../providers/jahez.toml");
 const RAPPI: &str = include_str!("../providers/rappi.toml");
-const DELIVERECT: &str = include_str!("../providers/deliverect.toml");
 
 /// A platform that plays this provider, and its branch.
-struct Played {
-    outside: Outside,
+pub(crate) struct Played {
+    pub(crate) outside: Outside,
     provider: Provider,
-    settings: Settings,
+    pub(crate) settings: Settings,
 }
 
 impl Played {
-    async fn new(name: &str, file: &str, store: &str, currency: &str) -> Self {
+    pub(crate) async fn new(name: &str, file: &str, store: &str, currency: &str) -> Self {
         let prefix = name.to_ascii_uppercase().replace('-', "_");
         let outside = Outside::with_file(&format!("{name}.toml"), file).await;
         let all = Provider::all(&Catalogue::shipped());
@@ -49,12 +48,12 @@ impl Played {
         }
     }
 
-    async fn post(&self, hub: &Hub, webhook: &Value) -> u16 {
+    pub(crate) async fn post(&self, hub: &Hub, webhook: &Value) -> u16 {
         self.provider.post(hub, &Webhook::new(webhook)).await.status
     }
 
     /// Calls that the platform said yes to, without their times.
-    fn told(&self) -> Vec<(String, Value)> {
+    pub(crate) fn told(&self) -> Vec<(String, Value)> {
         let calls = self.outside.provider.calls().into_iter();
         let taken = calls.filter(|call| call.status == 200);
         taken
@@ -69,12 +68,12 @@ impl Played {
     }
 }
 
-fn json_of(text: &str) -> Value {
+pub(crate) fn json_of(text: &str) -> Value {
     serde_json::from_str(text).unwrap()
 }
 
 /// The order under another number.
-fn numbered(order: &Value, pointer: &str, id: &str) -> Value {
+pub(crate) fn numbered(order: &Value, pointer: &str, id: &str) -> Value {
     let mut order = order.clone();
     *order.pointer_mut(pointer).unwrap() = id.into();
     order
@@ -321,57 +320,6 @@ async fn rappi_is_told_about_orders_items_and_the_store() {
     );
 }
 
-/// Deliverect gives tokens for JSON that names the interface that they are for, and takes numbers for words: 90 when the order leaves
-/// with its own courier, or when the restaurant's has brought it.
-#[tokio::test(flavor = "multi_thread")]
-async fn deliverect_is_told_by_numbers_what_the_kitchen_does() {
-    let played = Played::new("deliverect", DELIVERECT, "5bf02f380000000000000001", "JOD").await;
-    played.outside.provider.gives_tokens_for_json("authorization");
-    let hub = Hub::start(&played.settings).await;
-    let order = json_of(include_str!("fixtures/providers/deliverect/order.json"));
-    for (id, by) in [("dv-1", "ubereats"), ("dv-2", "restaurant")] {
-        let order = numbered(&numbered(&order, "/_id", id), "/courier/deliveryBy", by);
-        assert_eq!(played.post(&hub, &order).await, 200);
-    }
-    played.outside.world.log.wait_for(EventType::OrderForwarded, 2).await;
-    let mut count = 0;
-    for (id, said) in [
-        ("dv-1", json!({ "status": "accepted", "orderId": "order-7" })),
-        ("dv-1", json!({ "status": "picked_up" })),
-        ("dv-1", json!({ "status": "delivered" })),
-        ("dv-2", json!({ "status": "picked_up" })),
-        ("dv-2", json!({ "status": "delivered" })),
-        ("dv-2", json!({ "status": "cancelled", "reason": "fire" })),
-    ] {
-        ask(&hub, &format!("deliverect/{id}"), &said).await;
-        count += 1;
-        played.outside.payloads(EventType::OrderStatusPushed, count).await;
-    }
-    played.outside.world.at_end(Ends::forwarded(2)).await;
-    let told: Vec<_> = played
-        .told()
-        .into_iter()
-        .map(|(path, body)| (path, body["status"].clone()))
-        .collect();
-    let told_of = |id: &str, status: u32| (format!("POST /orderStatus/{id}"), json!(status));
-    let expected = [("dv-1", 20), ("dv-1", 90), ("dv-2", 90), ("dv-2", 110)];
-    assert_eq!(told, expected.map(|(id, status)| told_of(id, status)));
-    let calls = played.outside.provider.calls();
-    let last = calls.last().unwrap().json();
-    assert_eq!((&last["orderId"], &last["reason"]), (&json!("dv-2"), &json!("fire")));
-    // Without an id of the backend's it is called what Deliverect calls it.
-    assert_eq!(
-        [&calls[0], &calls[3]].map(|call| call.json()["receiptId"].clone()),
-        ["order-7", "dv-2"]
-    );
-    let asked = json!({
-        "grant_type": "client_credentials", "client_id": CLIENT_ID, "client_secret": CLIENT_SECRET,
-        "audience": played.outside.provider.url(),
-    });
-    assert_eq!(played.outside.provider.token_fields(), asked);
-    assert_eq!(played.outside.provider.token_requests(), 1);
-}
-
 /// While Delivery Hero assigns an order it wants to be asked again, for which no attempt is counted. Any other 409 is a refusal.
 #[tokio::test(flavor = "multi_thread")]
 async fn delivery_hero_is_asked_again_while_it_assigns_the_order() {
@@ -473,7 +421,7 @@ async fn uber_eats_is_told_why_and_says_when_it_is_too_late() {
 }
 
 /// The backend asks for a status; when that was.
-async fn ask(hub: &Hub, order: &str, body: &Value) -> chrono::DateTime<chrono::Utc> {
+pub(crate) async fn ask(hub: &Hub, order: &str, body: &Value) -> chrono::DateTime<chrono::Utc> {
     let asked = chrono::Utc::now();
     let answer = send(
         hub,
