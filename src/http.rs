@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use axum::http::HeaderMap;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 
 use crate::{
@@ -28,6 +28,9 @@ pub use self::{
 
 /// Most bytes of an answer that are read, as they come and unpacked, where it is no document; an honest one has a few hundred.
 pub const MAX_ANSWER_BYTES: usize = 64 * 1024;
+/// Longest pause that a date in `Retry-After` can ask for. A date says something by a clock, and a clock may be hours off: after this time
+/// the other side is asked again.
+const MAX_UNTIL_DATE: Duration = Duration::from_secs(15 * 60);
 /// Most characters of a server's own error code that are kept.
 const MAX_CODE_CHARS: usize = 100;
 
@@ -58,6 +61,8 @@ pub struct Answer {
     pub status: u16,
     /// `Retry-After`, as a time from now.
     pub retry_after: Option<Duration>,
+    /// How far the other side's clock is ahead of ours, by its `Date`.
+    pub clock_ahead: Option<TimeDelta>,
     /// The body, unpacked and without a byte order mark, as far as it was read.
     pub body: Vec<u8>,
     /// Why that is not all of it; none if it is.
@@ -99,16 +104,26 @@ impl Answer {
     }
 }
 
-/// Seconds or an HTTP date (RFC 9110, 10.2.3).
+/// Seconds or an HTTP date (RFC 9110, 10.2.3). `now` is the time by the clock of whoever wrote it: a date is compared with no other.
 fn retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
     let value = value.trim();
-    let duration = match value.parse::<u64>() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => (DateTime::parse_from_rfc2822(value).ok()?.to_utc() - now)
-            .to_std()
-            .ok()?,
-    };
-    Some(duration.min(MAX_ASKED_FOR))
+    Some(match value.parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds).min(MAX_ASKED_FOR),
+        Err(_) => (date(value)? - now).to_std().ok()?.min(MAX_UNTIL_DATE),
+    })
+}
+
+/// A date of a header, in each of the three forms that a client must read (RFC 9110, 5.6.7).
+fn date(value: &str) -> Option<DateTime<Utc>> {
+    let value = value.trim();
+    if let Ok(time) = DateTime::parse_from_rfc2822(value) {
+        return Some(time.to_utc());
+    }
+    let forms = ["%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"];
+    let mut read = forms
+        .into_iter()
+        .filter_map(|form| NaiveDateTime::parse_from_str(value, form).ok());
+    read.next().map(|time| time.and_utc())
 }
 
 /// Why there was no answer of the `backend`, or of a `provider`; the variable `url` holds its address. Where the
@@ -152,6 +167,15 @@ mod tests {
         );
         assert_eq!(retry_after("Thu, 01 Jan 2020 00:01:00 GMT", now), None);
         assert_eq!(retry_after("999999999999", now), Some(MAX_ASKED_FOR));
+        for date in [
+            "Thu, 01 Jan 2026 00:00:30 GMT",
+            "Thursday, 01-Jan-26 00:00:30 GMT",
+            "Thu Jan  1 00:00:30 2026",
+        ] {
+            assert_eq!(retry_after(date, now), Some(Duration::from_secs(30)), "{date}");
+        }
+        let in_five_hours = "Thu, 01 Jan 2026 05:00:00 GMT";
+        assert_eq!(retry_after(in_five_hours, now), Some(MAX_UNTIL_DATE));
         assert_eq!(retry_after("soon", now), None);
     }
 

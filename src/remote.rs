@@ -6,7 +6,6 @@ use std::{
 };
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header::CONTENT_TYPE};
-use chrono::Utc;
 use secrecy::ExposeSecret;
 use serde_json::Value;
 use url::Url;
@@ -34,6 +33,7 @@ use crate::{
     },
 };
 
+pub mod clock;
 pub mod limits;
 pub mod refusals;
 pub mod token;
@@ -49,6 +49,8 @@ pub use self::{reply::Reply, request_slots::MAX_REQUESTS};
 pub(crate) const MAX_DOCUMENT_BYTES: usize = 5 * 1024 * 1024;
 /// Most requests of one call, in sequence: a token, the call itself, and both again when the token is refused.
 const REQUESTS_OF_A_CALL: u32 = 4;
+/// The code of an answer that says that the provider was asked too often (429).
+const TOO_OFTEN: &str = "PROVIDER_429";
 /// Longest wait before a breaker with all its trials under way is checked again.
 const TRIALS_UNDER_WAY: Duration = Duration::from_secs(1);
 
@@ -292,7 +294,18 @@ impl Remote {
                 let outcome = RequestOutcome::Misconfigured(error.message);
                 (outcome, SendResult::Reply(Reply::Wait(self.reset)))
             }
-            Err(RequestFailure::Reply(reply)) => (self.no_answer(origin, &reply), SendResult::Reply(reply)),
+            Err(RequestFailure::Reply(reply)) => {
+                // Where a token was asked for too often, so will the next one be.
+                if let Reply::Temporary {
+                    error,
+                    after: Some(after),
+                } = &reply
+                    && error.code == TOO_OFTEN
+                {
+                    self.limits.pause(Instant::now(), *after);
+                }
+                (self.no_answer(origin, &reply), SendResult::Reply(reply))
+            }
         };
         // After a handover a failure is not counted: the next instance makes its own observations.
         let is_abandoned = permission::is_over() && !matches!(outcome, RequestOutcome::Success);
@@ -306,7 +319,8 @@ impl Remote {
         Ok(sent)
     }
 
-    /// A token that the provider refuses is replaced once, unless the one before could not help this branch either.
+    /// A token that the provider refuses is replaced once, unless the one before could not help this branch either. What was signed with
+    /// a time that is not the provider's is signed once more.
     async fn send_with_token(
         &self,
         origin: &Caller,
@@ -322,10 +336,17 @@ impl Remote {
             .base
             .as_ref()
             .map_err(|why| RequestFailure::Misconfigured(why.clone()))?;
+        let is_signed = matches!(auth, Auth::Jwt { .. } | Auth::SignedBody { .. });
+        let ahead = self.tokens.clock.ahead();
         let token = self.tokens.get(&self.http, base, auth, None).await?;
         let answer = self.send_once((origin, base), request, scope, &token).await?;
         let now = Instant::now();
-        if answer.status != 401 || !is_token || !self.refusals().may_ask_for_another(now, origin.refused()) {
+        if answer.status != 401 {
+            return Ok(answer);
+        }
+        let had_wrong_time = is_signed && self.tokens.clock.refused(&self.name, ahead, answer.clock_ahead);
+        let may_help = is_token && self.refusals().may_ask_for_another(now, origin.refused());
+        if !had_wrong_time && !may_help {
             return Ok(answer);
         }
         let token = self.tokens.get(&self.http, base, auth, Some(token.number)).await?;
@@ -402,7 +423,13 @@ impl Remote {
             return request.body.as_ref().map(Value::to_string);
         };
         let body = request.body.clone().unwrap_or_default();
-        let signed = signed_body::sign(url, body, &self.spec.auth, self.tokens.client(), Utc::now());
+        let signed = signed_body::sign(
+            url,
+            body,
+            &self.spec.auth,
+            self.tokens.client(),
+            self.tokens.clock.now(),
+        );
         Some(signed.to_string())
     }
 }

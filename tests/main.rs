@@ -85,6 +85,7 @@ mod push;
 mod provider_words;
 mod push_keeta;
 mod push_deliverect;
+mod push_every_provider;
 mod push_branch;
 mod push_waits;
 mod push_tenants;

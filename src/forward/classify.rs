@@ -219,6 +219,7 @@ mod tests {
         Answer {
             status,
             retry_after: None,
+            clock_ahead: None,
             body: body.into(),
             incomplete: None,
             location: None,

@@ -13,7 +13,7 @@ use std::{
 
 use axum::http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request as Message, Response,
-    header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HOST, USER_AGENT},
+    header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, DATE, HOST, LOCATION, RETRY_AFTER, USER_AGENT},
 };
 use bytes::Bytes;
 use chrono::Utc;
@@ -28,6 +28,7 @@ use super::{
     Answer, Incomplete, body,
     body::Coding,
     connection::{HttpConnection, NoResponse, Wire},
+    date,
     pool::Pool,
     retry_after,
     target::{self, NotATarget, Origin, Target},
@@ -181,10 +182,13 @@ impl Client {
             incomplete.get_or_insert(Incomplete::Undecodable);
         }
         let text = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
+        let now = Utc::now();
+        let their_now = text(DATE).and_then(date);
         Ok(Answer {
             status: head.status.as_u16(),
-            retry_after: text(axum::http::header::RETRY_AFTER).and_then(|value| retry_after(value, Utc::now())),
-            location: text(axum::http::header::LOCATION).and_then(|location| target.origin_of(location)),
+            retry_after: text(RETRY_AFTER).and_then(|value| retry_after(value, their_now.unwrap_or(now))),
+            clock_ahead: their_now.map(|their_now| their_now - now),
+            location: text(LOCATION).and_then(|location| target.origin_of(location)),
             body: unpacked.bytes,
             incomplete,
         })

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Caller, Remote, Reply,
+    Caller, Remote, Reply, TOO_OFTEN,
     answer::{done, report, temporary},
     refusals::Troubles,
 };
@@ -46,6 +46,7 @@ impl Remote {
         match reply {
             _ if origin.is_aside => RequestOutcome::Abandoned,
             Reply::Refused(_) => RequestOutcome::Success,
+            Reply::Temporary { error, .. } if error.code == TOO_OFTEN => RequestOutcome::Success,
             // Only this branch may hang.
             Reply::Temporary { error, .. } if error.code == "PROVIDER_TIMEOUT" => self.failure(origin),
             _ => RequestOutcome::Failure,

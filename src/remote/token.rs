@@ -8,14 +8,18 @@ use std::{
 
 use axum::http::{HeaderValue, Method, header::CONTENT_TYPE};
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
-use chrono::Utc;
+use chrono::{TimeDelta, Utc};
 use jsonwebtoken::{EncodingKey, Header};
 use secrecy::{ExposeSecret, SecretString, zeroize::Zeroizing};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use url::Url;
 
-use super::answer::{self, RequestFailure};
+use super::{
+    Reply,
+    answer::{self, RequestFailure},
+    clock::ProviderClock,
+};
 use crate::{
     event::outcome::{ErrorReport, ErrorType},
     fault_injection,
@@ -30,6 +34,10 @@ const MAX_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// How long a refusal of the credentials holds for all that need a token: with a breaker that is switched off each of a
 /// crowd would ask anew.
 const REFUSAL_HOLDS: Duration = Duration::from_secs(5);
+/// From so many seconds on, `expires_in` is no time from now but a date, in seconds since 1970.
+const DATES_FROM: i64 = 1_000_000_000;
+/// The same of milliseconds.
+const MILLISECONDS_FROM: i64 = 1_000 * DATES_FROM;
 /// Longest token that is taken: it goes in a header.
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
 /// Most base URLs with kept tokens. A provider has one at a time; a row may change while requests are under way.
@@ -49,6 +57,8 @@ pub struct Token {
 pub struct ProviderTokens {
     client: ClientCredentials,
     default_lifetime: Duration,
+    /// The provider's clock, by which the hub signs.
+    pub(super) clock: ProviderClock,
     /// How long to wait for another request for a token: with so many requests one after the other that get no
     /// answer, the last would wait for minutes.
     patience: Duration,
@@ -62,8 +72,40 @@ pub struct ProviderTokens {
 struct CachedToken {
     count: u64,
     token: Option<Token>,
-    /// When none was given for these credentials, and why.
-    refusal: Option<(Instant, ErrorReport)>,
+    /// Until when none is asked for, and why.
+    refusal: Option<(Instant, Refusal)>,
+}
+
+/// Why no token is asked for.
+enum Refusal {
+    /// None was given for these credentials.
+    Credentials(ErrorReport),
+    /// The provider wants to be left alone.
+    Later(ErrorReport),
+}
+
+impl Refusal {
+    /// The refusal that a failure is, and for how long it holds.
+    fn of(failure: &RequestFailure) -> Option<(Duration, Self)> {
+        match failure {
+            RequestFailure::Misconfigured(error) => Some((REFUSAL_HOLDS, Self::Credentials(error.clone()))),
+            RequestFailure::Reply(Reply::Temporary {
+                error,
+                after: Some(after),
+            }) => Some((*after, Self::Later(error.clone()))),
+            _ => None,
+        }
+    }
+
+    fn failure(&self, left: Duration) -> RequestFailure {
+        match self {
+            Self::Credentials(error) => RequestFailure::Misconfigured(error.clone()),
+            Self::Later(error) => RequestFailure::Reply(Reply::Temporary {
+                error: error.clone(),
+                after: Some(left),
+            }),
+        }
+    }
 }
 
 impl ProviderTokens {
@@ -72,6 +114,7 @@ impl ProviderTokens {
         Self {
             client,
             default_lifetime,
+            clock: ProviderClock::default(),
             patience,
             by_base: std::sync::Mutex::default(),
         }
@@ -122,17 +165,15 @@ impl ProviderTokens {
         if let Some(token) = cached.token.as_ref().filter(is_good) {
             return Ok(token.clone());
         }
-        if let Some((at, error)) = &cached.refusal
-            && at.elapsed() < REFUSAL_HOLDS
+        if let Some((until, refusal)) = &cached.refusal
+            && let Some(left) = until.checked_duration_since(Instant::now())
         {
-            return Err(RequestFailure::Misconfigured(error.clone()));
+            return Err(refusal.failure(left));
         }
         let began = Instant::now();
         let asked = self.ask(http, base, auth).await;
-        cached.refusal = match &asked {
-            Err(RequestFailure::Misconfigured(error)) => Some((began, error.clone())),
-            _ => None,
-        };
+        let refusal = asked.as_ref().err().and_then(Refusal::of);
+        cached.refusal = refusal.map(|(holds, refusal)| (Instant::now() + holds, refusal));
         let (text, lifetime) = asked?;
         cached.count += 1;
         let token = Token {
@@ -202,13 +243,13 @@ impl ProviderTokens {
         if !(200..300).contains(&answer.status) {
             return Err(answer::without_token(&answer));
         }
-        self.read(&answer.body, pointer)
+        self.read(&answer.body, pointer, answer.clock_ahead.unwrap_or_default())
     }
 
     /// A token of the hub's own, and how long it holds.
     fn signed(&self, audience: &str, fields: &BTreeMap<String, String>) -> Result<SecretString, RequestFailure> {
         let key = STANDARD_NO_PAD.decode(self.secret().trim_end_matches('=').replace('-', "+").replace('_', "/"));
-        let now = Utc::now().timestamp();
+        let now = self.clock.now().timestamp();
         let lifetime = i64::try_from(self.default_lifetime.as_secs()).unwrap_or(i64::MAX);
         let claims = json!({
             "aud": audience,
@@ -234,8 +275,8 @@ impl ProviderTokens {
         })
     }
 
-    /// The token in an answer, and how long it holds.
-    fn read(&self, body: &[u8], pointer: &str) -> Result<(SecretString, Duration), RequestFailure> {
+    /// The token in an answer of a provider with a clock that is so far ahead of ours, and how long it holds.
+    fn read(&self, body: &[u8], pointer: &str, ahead: TimeDelta) -> Result<(SecretString, Duration), RequestFailure> {
         let body: Value = serde_json::from_slice(body).unwrap_or_default();
         let token = body.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
         let fits = (1..=MAX_TOKEN_BYTES).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic());
@@ -246,17 +287,34 @@ impl ProviderTokens {
                 "the answer to the request for a token holds none where one was expected",
             )));
         }
-        let lifetime = match &body["expires_in"] {
-            Value::Number(seconds) => seconds.as_u64(),
-            Value::String(seconds) => seconds.parse().ok(),
-            _ => None,
-        };
-        let lifetime = lifetime.map_or(self.default_lifetime, Duration::from_secs);
+        let lifetime = lifetime(&body["expires_in"], Utc::now().timestamp() + ahead.num_seconds());
+        let lifetime = lifetime.unwrap_or(self.default_lifetime);
         Ok((
             SecretString::from(token),
             lifetime.min(fault_injection::time("token_lifetime", MAX_LIFETIME)),
         ))
     }
+}
+
+/// How long a token holds, as `expires_in` says at this time of the provider: seconds from now, or a date. None if it says nothing, or that
+/// the token has ended already: such a token would be replaced before each request, and a provider that means it refuses the token.
+fn lifetime(said: &Value, now: i64) -> Option<Duration> {
+    let said = match said {
+        Value::Number(seconds) => seconds
+            .as_i64()
+            .or_else(|| seconds.as_f64().map(|seconds| seconds as i64))?,
+        Value::String(seconds) => seconds.trim().parse().ok()?,
+        _ => return None,
+    };
+    let seconds = match said {
+        MILLISECONDS_FROM.. => said / 1000 - now,
+        DATES_FROM.. => said - now,
+        seconds => seconds,
+    };
+    u64::try_from(seconds)
+        .ok()
+        .filter(|seconds| *seconds > 0)
+        .map(Duration::from_secs)
 }
 
 /// A path stands on the base URL.
@@ -305,6 +363,25 @@ mod tests {
     use super::*;
     use crate::config::ClientTls;
     use crate::remote::Reply;
+
+    #[test]
+    fn the_end_of_a_token_is_read_by_the_providers_clock() {
+        const NOW: i64 = 1_790_000_000;
+        for (said, seconds) in [
+            (json!(3600), Some(3600)),
+            (json!("3600"), Some(3600)),
+            (json!(3599.5), Some(3599)),
+            (json!(NOW + 1800), Some(1800)),
+            (json!((NOW + 1800) * 1000), Some(1800)),
+            (json!(NOW.to_string()), None),
+            (json!(0), None),
+            (json!(-18_000), None),
+            (json!("soon"), None),
+            (Value::Null, None),
+        ] {
+            assert_eq!(lifetime(&said, NOW), seconds.map(Duration::from_secs), "{said}");
+        }
+    }
 
     /// A request that waited in vain for another one's token does not begin to wait anew.
     #[tokio::test]

@@ -4,7 +4,10 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     ops::Deref,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicI64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -16,6 +19,7 @@ use axum::{
     response::Response,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
@@ -51,6 +55,8 @@ pub(crate) struct Say {
     pub(crate) status: u16,
     pub(crate) body: String,
     pub(crate) retry_after: Option<u64>,
+    /// `Retry-After` as a date: so many seconds later than its own clock says.
+    pub(crate) retry_date: Option<i64>,
     pub(crate) location: Option<String>,
 }
 
@@ -60,6 +66,7 @@ impl Say {
             status,
             body: "{}".into(),
             retry_after: None,
+            retry_date: None,
             location: None,
         }
     }
@@ -81,12 +88,14 @@ struct Script {
     lifetime: Option<Duration>,
     /// How long tokens are good in truth, where that is not what it says.
     kept_for: Option<Duration>,
-    /// Requests for tokens, whatever they were told: their fields.
-    token_requests: Vec<Value>,
+    /// What it says about that (`expires_in`), where that is not a number of seconds.
+    expires_in: Option<Value>,
+    /// Requests for tokens, whatever they were told: their fields, and when they came.
+    token_requests: Vec<(Value, Instant)>,
     /// The header in which tokens are shown, where they are asked for with JSON.
-    json_tokens_in: Option<&'static str>,
+    json_tokens_in: Option<String>,
     /// Answers to requests for tokens.
-    next_token: VecDeque<u16>,
+    next_token: VecDeque<Say>,
     next: VecDeque<Say>,
     /// Answers for every call with this beginning of its path.
     on: Vec<(String, Say)>,
@@ -99,12 +108,17 @@ struct Script {
     /// Most requests a second; one more is a 429.
     per_second: Option<usize>,
     /// Whether a call shows who it is, where that is no token that was given here.
-    shows: Option<fn(&Heard) -> bool>,
+    shows: Option<Shows>,
+    /// How many seconds its clock is ahead of ours.
+    clock: Arc<AtomicI64>,
     /// Documents by path.
     documents: HashMap<String, String>,
     /// Lists by path without its query; a list is made of the query.
     lists: HashMap<String, List>,
 }
+
+/// Whether a call shows who it is.
+type Shows = Box<dyn Fn(&Heard) -> bool + Send>;
 
 /// Makes the answer of a list of the parameters of a query.
 type List = Box<dyn Fn(&HashMap<String, String>) -> Value + Send>;
@@ -178,7 +192,22 @@ impl Provider {
 
     /// The statuses of the answers to the next requests for a token.
     pub(crate) fn next_tokens(&self, statuses: impl IntoIterator<Item = u16>) {
-        self.script().next_token.extend(statuses);
+        self.script().next_token.extend(statuses.into_iter().map(Say::status));
+    }
+
+    /// The answer to the next request for a token.
+    pub(crate) fn next_token(&self, answer: Say) {
+        self.script().next_token.push_back(answer);
+    }
+
+    /// What answers with tokens say about their end; none: the truth.
+    pub(crate) fn tokens_expire_in(&self, said: Option<Value>) {
+        self.script().expires_in = said;
+    }
+
+    /// How many seconds its clock is ahead of ours.
+    pub(crate) fn clock(&self) -> Arc<AtomicI64> {
+        Arc::clone(&self.script().clock)
     }
 
     /// How long tokens hold, as it says and as it keeps.
@@ -197,8 +226,8 @@ impl Provider {
     }
 
     /// Calls show who they are by what this says, not by a token.
-    pub(crate) fn takes_calls_that(&self, shows: fn(&Heard) -> bool) {
-        self.script().shows = Some(shows);
+    pub(crate) fn takes_calls_that(&self, shows: impl Fn(&Heard) -> bool + Send + 'static) {
+        self.script().shows = Some(Box::new(shows));
     }
 
     /// More requests a second than this are told 429.
@@ -228,12 +257,18 @@ impl Provider {
 
     /// The fields of the last request for a token.
     pub(crate) fn token_fields(&self) -> Value {
-        self.script().token_requests.last().cloned().unwrap_or_default()
+        let last = self.script().token_requests.last().cloned();
+        last.map(|(fields, _)| fields).unwrap_or_default()
+    }
+
+    /// When requests for a token came.
+    pub(crate) fn token_times(&self) -> Vec<Instant> {
+        self.script().token_requests.iter().map(|(_, at)| *at).collect()
     }
 
     /// Tokens are asked for with JSON only, and shown in this header only.
-    pub(crate) fn gives_tokens_for_json(&self, header: &'static str) {
-        self.script().json_tokens_in = Some(header);
+    pub(crate) fn gives_tokens_for_json(&self, header: &str) {
+        self.script().json_tokens_in = Some(header.to_owned());
     }
 
     /// Every call so far.
@@ -251,12 +286,20 @@ async fn receive(State(shared): State<Arc<Mutex<Script>>>, request: Request) -> 
     let Some(heard) = Heard::of(request).await else {
         return Response::new(Body::empty());
     };
-    let (said, held) = shared.lock().unwrap().hear(heard);
+    let (said, held, clock) = {
+        let mut script = shared.lock().unwrap();
+        let (said, held) = script.hear(heard);
+        (said, held, script.clock.load(Ordering::Relaxed))
+    };
     if let Some(held) = held {
         // It fails when the calls are released.
         let _ = held.acquire().await;
     }
-    let mut response = Response::builder().status(said.status);
+    let now = Utc::now() + TimeDelta::seconds(clock);
+    let mut response = Response::builder().status(said.status).header("date", http_date(now));
+    if let Some(seconds) = said.retry_date {
+        response = response.header("retry-after", http_date(now + TimeDelta::seconds(seconds)));
+    }
     if let Some(seconds) = said.retry_after {
         response = response.header("retry-after", seconds);
     }
@@ -264,6 +307,11 @@ async fn receive(State(shared): State<Arc<Mutex<Script>>>, request: Request) -> 
         response = response.header("location", location);
     }
     response.body(Body::from(said.body)).unwrap()
+}
+
+/// A time as headers have it.
+fn http_date(time: DateTime<Utc>) -> String {
+    time.format("%a, %d %b %Y %H:%M:%S GMT").to_string()
 }
 
 /// The fields of a request for a token: of JSON, else of a form.
@@ -280,7 +328,7 @@ impl Script {
         if heard.path == TOKEN || heard.path == LOGIN {
             let fields = fields_of(&heard);
             let said = self.token(&heard, &fields);
-            self.token_requests.push(fields);
+            self.token_requests.push((fields, heard.at));
             return (said, None);
         }
         let said = self.answer(&heard);
@@ -297,8 +345,8 @@ impl Script {
     }
 
     fn token(&mut self, heard: &Heard, fields: &Value) -> Say {
-        if let Some(status) = self.next_token.pop_front() {
-            return Say::status(status);
+        if let Some(said) = self.next_token.pop_front() {
+            return said;
         }
         let basic = STANDARD.encode(format!("{CLIENT_ID}:{CLIENT_SECRET}"));
         let expected = match heard.path == TOKEN {
@@ -321,14 +369,15 @@ impl Script {
         // Its clock is not ours: it keeps them a bit less long than it says.
         let kept_for = self.kept_for.unwrap_or(lifetime * 19 / 20);
         self.good.insert(token.clone(), Instant::now() + kept_for);
-        Say::json(&json!({ "access_token": token, "expires_in": lifetime.as_secs() }))
+        let said = self.expires_in.clone().unwrap_or_else(|| lifetime.as_secs().into());
+        Say::json(&json!({ "access_token": token, "expires_in": said }))
     }
 
     fn answer(&mut self, heard: &Heard) -> Say {
-        let shown = heard.header(self.json_tokens_in.unwrap_or("authorization"));
+        let shown = heard.header(self.json_tokens_in.as_deref().unwrap_or("authorization"));
         let path = heard.path.as_str();
         let token = shown.strip_prefix("Bearer ").unwrap_or_default();
-        let is_good = match self.shows {
+        let is_good = match &self.shows {
             Some(shows) => shows(heard),
             None => self.good.get(token).is_some_and(|until| *until > Instant::now()),
         };
