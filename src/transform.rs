@@ -8,7 +8,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, FixedOffset, Utc};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -111,6 +111,7 @@ impl<'a> From<&'a Enabled> for Reading<'a> {
             provider: &*enabled.provider,
             spec: enabled.outbound.as_ref().map(|remote| &remote.spec),
             forward_test_orders: enabled.forward_test_orders,
+            zone: None,
         }
     }
 }
@@ -146,7 +147,7 @@ impl Transform {
             true => thin::webhook(received, &self.log).await?,
             false => None,
         };
-        let mut fact = match reading.meaning(received, webhook) {
+        let mut fact = match reading.meaning(received, webhook.clone()) {
             Meaning::Menu(word) => return self.menu_result(received, now, word).await,
             Meaning::End(end) => return Ok(ended(received, now, end)),
             Meaning::News(fact) => fact,
@@ -169,12 +170,30 @@ impl Transform {
             Resolved::NotYours(why) => return Ok(not_yours(received, &why)),
             Resolved::Several => return Ok(dead_letter(received, ambiguous())),
         };
+        let zone = self.zone(received, &fact, branch.id());
+        let (reading, fact) = reading.news_in(zone, received, webhook, fact);
         let key = self.key(received, &fact, branch.id()).await?;
         Ok(transformed(received, now, (reading, &*fact), branch, key))
     }
 }
 
 impl Transform {
+    /// The zone of the branch's row, if the webhook has times without one.
+    fn zone(&self, received: &Recorded, fact: &Fact, branch: &str) -> Option<FixedOffset> {
+        let row = self.branches.branch(&received.envelope.provider, branch);
+        let zone = row.filter(|_| fact.has_local_times)?.zone();
+        zone.unwrap_or_else(|why| {
+            tracing::warn!(
+                provider = &*received.envelope.provider,
+                order_id = received.envelope.external_order_id,
+                branch_id = branch,
+                error = why,
+                "the zone of the branch is not used"
+            );
+            None
+        })
+    }
+
     /// Whether a provider that waits for the word whether the backend has an order must be told that it will not.
     fn is_lost(&self, received: &Recorded, outcome: &NewEvent) -> bool {
         let is_end = matches!(

@@ -48,6 +48,7 @@ mod partitions;
 mod called_off;
 mod enabled_later;
 mod branches;
+mod zones;
 mod principals;
 mod identity;
 mod identity_again;

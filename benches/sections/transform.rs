@@ -107,6 +107,7 @@ fn micros(provider: &str, webhook: &Value) -> Result<f64> {
                 external_order_id: &envelope.external_order_id,
                 timestamp: fact.timestamp.unwrap_or(envelope.time),
                 transformed_at: envelope.time,
+                zone: None,
             };
             std::hint::black_box(clean_json(body::new_order(order, &place, origin)?));
         }

@@ -2,7 +2,9 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use chrono::FixedOffset;
 use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
 use tokio::time::Instant;
 use tokio_postgres::Row;
 
@@ -18,6 +20,9 @@ use crate::{
 const WHOLE_EVERY: Duration = Duration::from_secs(300);
 /// After so many rows others have a turn: a large table takes tenths of a second.
 const ROWS_AT_A_TIME: usize = 500;
+
+/// The setting of a branch that names its zone.
+const TIME_ZONE: &str = "timeZone";
 
 /// The version of the tables: it differs whenever they differ.
 #[derive(Debug, PartialEq, Eq)]
@@ -117,6 +122,30 @@ pub struct Branch {
     pub settings: Option<String>,
     /// Whether it sells: new orders and menus are for active branches only.
     pub is_active: bool,
+}
+
+impl Branch {
+    /// The zone of the branch (`timeZone` of its settings), by which times are read that name none.
+    ///
+    /// # Errors
+    /// If it is written in another way.
+    pub fn zone(&self) -> Result<Option<FixedOffset>, String> {
+        let settings = self.settings.as_deref().map(serde_json::from_str::<Value>);
+        let said = match &settings {
+            Some(Ok(settings)) => &settings[TIME_ZONE],
+            _ => &Value::Null,
+        };
+        match said {
+            Value::Null => Ok(None),
+            Value::String(text) => {
+                let zone = text.trim().parse().map(Some);
+                zone.map_err(|_| format!("{TIME_ZONE} of the branch's settings: expected an offset from UTC such as +03:00, found {text:?}"))
+            }
+            other => Err(format!(
+                "{TIME_ZONE} of the branch's settings: expected a text such as \"+03:00\", found {other}"
+            )),
+        }
+    }
 }
 
 /// All rows.
@@ -264,6 +293,30 @@ fn newest_first(of_rows: Vec<Vec<SecretString>>) -> Vec<SecretString> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_zone_of_a_branch_is_an_offset() {
+        let zone = |settings: &str| {
+            let branch = Branch {
+                settings: Some(settings.to_owned()),
+                ..Branch::default()
+            };
+            branch.zone().map(|zone| zone.map(|zone| zone.local_minus_utc()))
+        };
+        assert_eq!(Branch::default().zone(), Ok(None));
+        for (settings, seconds) in [
+            ("{}", None),
+            (r#"{"timeZone": null}"#, None),
+            (r#"{"timeZone": "-06:00"}"#, Some(-6 * 3600)),
+            (r#"{"timeZone": " +05:30 "}"#, Some(5 * 3600 + 1800)),
+            ("[]", None),
+        ] {
+            assert_eq!(zone(settings), Ok(seconds), "{settings}");
+        }
+        for settings in [r#"{"timeZone": "America/Bogota"}"#, r#"{"timeZone": -5}"#] {
+            assert!(zone(settings).is_err(), "{settings}");
+        }
+    }
 
     #[test]
     fn each_rows_newest_secret_counts_first() {

@@ -4,7 +4,7 @@
 //! left out; none is ever `null`. `docs/backend-body.md` and the schema [`SCHEMA`] describe every field; tests check real bodies
 //! against the schema.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, FixedOffset, Utc};
 
 use super::model::{Amendment, Order, StatusChange};
 
@@ -20,7 +20,7 @@ pub use self::{
     facts::{Facts, facts},
     lines::{changes_only_lines, has_lines},
     news::{AnnouncedContent, Difference, announced, are_two_orders, as_amendment, as_news},
-    summary::summary,
+    summary::{summary, zone},
 };
 
 /// Version of this format, `metadata.version`.
@@ -53,6 +53,8 @@ pub struct BodySource<'a> {
     pub timestamp: DateTime<Utc>,
     /// When the event that it is made from was recorded: the same for every repetition.
     pub transformed_at: DateTime<Utc>,
+    /// The zone of the branch, if times were read by it.
+    pub zone: Option<FixedOffset>,
     /// Whether the hub accepts the order at the provider as soon as the backend has it.
     pub auto_accept: bool,
 }

@@ -25,6 +25,8 @@ pub struct Fact {
     pub is_test: bool,
     /// Whether the word that says what it is is one that the provider's file does not know, and is ignored for that.
     pub is_unknown: bool,
+    /// Whether it has a time that names no zone, which the branch's zone may decide.
+    pub has_local_times: bool,
     /// The news.
     pub content: Content,
 }

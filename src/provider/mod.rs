@@ -5,6 +5,8 @@
 //! ([`declarative`]); [`catalogue`] has all that this installation knows. [`crate::transform`] decides which branch an order
 //! belongs to.
 
+use chrono::FixedOffset;
+
 use crate::{
     event::{Envelope, Recorded},
     verification::{Scheme, Unverified, Verified},
@@ -50,13 +52,29 @@ pub trait Provider: Send + Sync {
     ///
     /// # Errors
     /// If it can never be understood; it will not be tried again.
-    fn transform(&self, received: &Recorded) -> Result<Fact, TransformError>;
+    fn transform(&self, received: &Recorded) -> Result<Fact, TransformError> {
+        self.transform_in(received, None, None)
+    }
 
     /// The meaning of a webhook with a fetched order; `document` is the provider's answer.
     ///
     /// # Errors
     /// The same as [`Self::transform`].
-    fn transform_fetched(&self, received: &Recorded, document: &[u8]) -> Result<Fact, TransformError>;
+    fn transform_fetched(&self, received: &Recorded, document: &[u8]) -> Result<Fact, TransformError> {
+        self.transform_in(received, Some(document), None)
+    }
+
+    /// The meaning of a webhook, with the order that was fetched for it if there is one, for a branch with this zone: that of times
+    /// that name none.
+    ///
+    /// # Errors
+    /// The same as [`Self::transform`].
+    fn transform_in(
+        &self,
+        received: &Recorded,
+        document: Option<&[u8]>,
+        zone: Option<FixedOffset>,
+    ) -> Result<Fact, TransformError>;
 
     /// Whether it calls this path below `/api/webhooks/{provider}`; empty if it calls that itself.
     fn knows_path(&self, below: &str) -> bool {

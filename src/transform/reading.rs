@@ -4,6 +4,7 @@
 //! What depends on others comes in as values: the branch, and the document that was fetched.
 
 use bytes::Bytes;
+use chrono::FixedOffset;
 use serde_json::{Value, json};
 
 use super::{MAX_WORD_CHARS, UNKNOWN_EVENT};
@@ -34,6 +35,8 @@ pub struct Reading<'a> {
     pub spec: Option<&'a Spec>,
     /// Whether test orders go to the backend like any other.
     pub forward_test_orders: bool,
+    /// The zone of the branch, for times that name none; it is not known before the branch is.
+    pub zone: Option<FixedOffset>,
 }
 
 /// What a webhook, or a fetched order, says.
@@ -95,9 +98,9 @@ impl Reading<'_> {
                 payload: webhook.unwrap_or_else(|| event.payload.clone()),
                 ..event.clone()
             };
-            self.provider.transform_fetched(&webhook, &event.payload)
+            self.provider.transform_in(&webhook, Some(&event.payload), self.zone)
         } else {
-            self.provider.transform(event)
+            self.provider.transform_in(event, None, self.zone)
         };
         match read {
             Err(error) => Meaning::End(rejected(&error)),
@@ -107,6 +110,33 @@ impl Reading<'_> {
                 ..
             }) => Meaning::End(not_wanted(word.as_deref(), is_unknown)),
             Ok(fact) => Meaning::News(Box::new(fact)),
+        }
+    }
+
+    /// News, read once more for a branch with this zone, if that can make a difference.
+    pub fn news_in(
+        self,
+        zone: Option<FixedOffset>,
+        event: &Recorded,
+        webhook: Option<Bytes>,
+        fact: Box<Fact>,
+    ) -> (Self, Box<Fact>) {
+        let Some(zone) = zone.filter(|_| fact.has_local_times) else {
+            return (self, fact);
+        };
+        let reading = Self {
+            zone: Some(zone),
+            ..self
+        };
+        match reading.meaning(event, webhook) {
+            Meaning::News(mut again) => {
+                if let Some(store) = &fact.store_ref {
+                    again.stands_for(store);
+                }
+                (reading, again)
+            }
+            // A zone changes times only.
+            Meaning::Menu(_) | Meaning::End(_) => (self, fact),
         }
     }
 
@@ -155,6 +185,7 @@ impl Reading<'_> {
             external_order_id: &envelope.external_order_id,
             timestamp: fact.timestamp.unwrap_or(envelope.time),
             transformed_at: envelope.time,
+            zone: self.zone.filter(|_| fact.has_local_times),
             auto_accept: can_accept && branch.auto_accept && matches!(fact.content, Content::NewOrder(_)),
         };
         match (fact.posted(branch, origin), &fact.content) {

@@ -202,6 +202,7 @@ pub(crate) fn transform(data: &[u8]) {
             external_order_id: "CR1",
             timestamp: fact.timestamp.unwrap_or(now()),
             transformed_at: now(),
+            zone: None,
         };
         let made = match &fact.content {
             Content::NewOrder(order) => body::new_order(order, &place, origin),

@@ -49,6 +49,9 @@ struct Metadata<'a> {
     #[serde(serialize_with = "time")]
     transformed_at: DateTime<Utc>,
     version: &'static str,
+    /// The zone of the branch, if times without a zone were read by it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time_zone: Option<String>,
     /// Whether the hub accepts it at the provider.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     auto_accept: bool,
@@ -258,6 +261,7 @@ impl<'a> Body<'a> {
                 provider: origin.provider,
                 transformed_at: origin.transformed_at,
                 version: VERSION,
+                time_zone: origin.zone.map(|zone| zone.to_string()),
                 auto_accept: origin.auto_accept,
                 flags: Flags(flags),
             },

@@ -1,5 +1,6 @@
 //! Reads a body for the backend again, for the outcome events and the platform's tables.
 
+use chrono::FixedOffset;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -55,6 +56,12 @@ pub fn summary(body: &[u8]) -> serde_json::Result<OrderSummary> {
     })
 }
 
+/// The zone of the branch by which the times of a body were read.
+pub fn zone(body: &[u8]) -> Option<FixedOffset> {
+    let read: BodySummary<'_> = serde_json::from_slice(body).ok()?;
+    read.metadata.time_zone?.parse().ok()
+}
+
 fn amount(raw: Option<&RawValue>) -> Option<String> {
     raw.map(|raw| raw.get().to_owned())
 }
@@ -75,6 +82,8 @@ struct BodySummary<'a> {
 struct ReadMetadata {
     #[serde(default)]
     auto_accept: bool,
+    #[serde(default)]
+    time_zone: Option<String>,
 }
 
 #[derive(Deserialize)]

@@ -2,12 +2,13 @@
 //!
 //! [`load`] reads a file and reports all its faults. [`mod@file`], [`tables`], [`pick`], [`amount`], [`choice`], [`lists`],
 //! [`words`], [`clock`] and [`path`] are its shape, [`response`] its answers. `head` is what the intake reads by it; `reader`,
-//! `texts`, `values`, `order`, `pricing`, `lines` and `amendment` what the transformation reads. Evaluation always ends: nothing in a file repeats, and a document is read within the limits of
+//! `texts`, `values`, `zone`, `order`, `pricing`, `lines` and `amendment` what the transformation reads. Evaluation always ends: nothing in a file repeats, and a document is read within the limits of
 //! [`crate::json::tree`]. `docs/providers.md` explains the format to authors of files.
 
 use std::{borrow::Cow, sync::Arc};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use chrono::FixedOffset;
 use serde_json::{Map, Value};
 
 pub mod file;
@@ -24,6 +25,7 @@ pub mod response;
 mod head;
 mod reader;
 mod values;
+mod zone;
 mod texts;
 mod order;
 mod pricing;
@@ -106,7 +108,7 @@ impl Declarative {
         received: &'t Recorded,
         document: (&'t Tree<'t>, ValueId),
         body: &'t Tree<'t>,
-        nothing: &'t Map<String, Value>,
+        (nothing, branch_zone): (&'t Map<String, Value>, Option<FixedOffset>),
     ) -> OrderReader<'t> {
         let file = &*self.file;
         let facts = received.envelope.request.as_ref();
@@ -116,6 +118,7 @@ impl Declarative {
             amounts: head.amounts,
             times: head.times,
             zone: head.zone.as_ref(),
+            branch_zone,
         };
         let request = WebhookRequest {
             headers: facts.map_or(nothing, |facts| &facts.headers),
@@ -146,11 +149,11 @@ impl Declarative {
         received: &'t Recorded,
         document: (&'t Tree<'t>, ValueId),
         body: &'t Tree<'t>,
-        is_fetched: bool,
+        (is_fetched, zone): (bool, Option<FixedOffset>),
     ) -> Result<Fact, TransformError> {
         let (envelope, file) = (&received.envelope, &*self.file);
         let nothing = Map::new();
-        let reader = self.reader(received, document, body, &nothing);
+        let reader = self.reader(received, document, body, (&nothing, zone));
         let root = reader.root();
         // Mark what the intake has read as taken.
         let text = |sources| reader.text_at(sources, root);
@@ -198,6 +201,7 @@ impl Declarative {
             stores: self.stores(&reader, is_fetched),
             is_test,
             is_unknown: is_unknown && matches!(content, Content::Ignored(_)),
+            has_local_times: reader.has_local_times.get(),
             content,
         };
         reader.finish(fact).map_err(TransformError::Faults)
@@ -260,21 +264,36 @@ impl Provider for Declarative {
         sent_merchant(request).or_else(|| head::store(&self.file, &arriving))
     }
 
-    fn transform(&self, received: &Recorded) -> Result<Fact, TransformError> {
+    fn transform_in(
+        &self,
+        received: &Recorded,
+        document: Option<&[u8]>,
+        zone: Option<FixedOffset>,
+    ) -> Result<Fact, TransformError> {
         let body = tree(&received.payload)?;
+        if let Some(document) = document {
+            let document = tree(document)?;
+            let parts = self.file.webhook.document.as_ref().map_or(&[][..], Document::parts);
+            let begin = (&document, first_part(&document, parts));
+            return self.fact(received, begin, &body, (true, zone));
+        }
         let kind = Kind::from_word(&received.envelope.webhook_type);
         match &self.file.webhook.document {
-            None => self.fact(received, (&body, body.root()), &body, false),
+            None => self.fact(received, (&body, body.root()), &body, (false, zone)),
             Some(Document::Fetched(kinds, _)) if kind.is_some_and(|kind| kinds.contains(&kind)) => Ok(Fact {
                 timestamp: None,
                 store_ref: merchant_header(&received.envelope).map(str::to_owned),
-                stores: self.stores(&self.reader(received, (&body, body.root()), &body, &Map::new()), false),
+                stores: self.stores(
+                    &self.reader(received, (&body, body.root()), &body, (&Map::new(), None)),
+                    false,
+                ),
                 is_test: false,
                 is_unknown: false,
+                has_local_times: false,
                 content: Content::Elsewhere,
             }),
             Some(Document::Part(parts) | Document::Fetched(_, parts)) => {
-                self.fact(received, (&body, first_part(&body, parts)), &body, false)
+                self.fact(received, (&body, first_part(&body, parts)), &body, (false, zone))
             }
             Some(Document::Text(pointer, parts)) => {
                 let found = body.find(body.root(), pointer);
@@ -284,16 +303,10 @@ impl Provider for Declarative {
                 };
                 body.take(place);
                 let document = Tree::parse(text.as_bytes()).map_err(|error| fault(&pointer.to_string(), error))?;
-                self.fact(received, (&document, first_part(&document, parts)), &body, false)
+                let begin = (&document, first_part(&document, parts));
+                self.fact(received, begin, &body, (false, zone))
             }
         }
-    }
-
-    fn transform_fetched(&self, received: &Recorded, document: &[u8]) -> Result<Fact, TransformError> {
-        let body = tree(&received.payload)?;
-        let document = tree(document)?;
-        let parts = self.file.webhook.document.as_ref().map_or(&[][..], Document::parts);
-        self.fact(received, (&document, first_part(&document, parts)), &body, true)
     }
 
     fn knows_path(&self, below: &str) -> bool {

@@ -14,6 +14,7 @@ use std::{
     fmt, ptr,
 };
 
+use chrono::FixedOffset;
 use serde_json::{Map, Value};
 
 use super::{
@@ -48,6 +49,8 @@ pub(super) struct Habits<'h> {
     pub(super) amounts: Unit,
     pub(super) times: Clock,
     pub(super) zone: Option<&'h Zone>,
+    /// The zone of the branch, which goes before one that the file names for all.
+    pub(super) branch_zone: Option<FixedOffset>,
 }
 
 /// The parts of a webhook beside its body.
@@ -92,6 +95,8 @@ pub(super) struct OrderReader<'t> {
     pub(super) rounded: Cell<u32>,
     /// How many values could not be read by now.
     pub(super) unread: Cell<u32>,
+    /// Whether a time needed a zone that neither it nor the document names.
+    pub(super) has_local_times: Cell<bool>,
     /// Lists that rows are looked up in, each indexed once.
     pub(super) rows: RefCell<HashMap<*const Lookup, HashMap<String, ValueId>>>,
 }
@@ -151,6 +156,7 @@ impl<'t> OrderReader<'t> {
             unit: Cell::new(habits.amounts),
             rounded: Cell::new(0),
             unread: Cell::new(0),
+            has_local_times: Cell::new(false),
             rows: RefCell::default(),
         }
     }

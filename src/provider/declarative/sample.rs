@@ -169,6 +169,7 @@ fn outcome(received: &Recorded, fact: &Fact) -> Option<Outcome> {
         external_order_id: &envelope.external_order_id,
         timestamp: fact.timestamp.unwrap_or(envelope.time),
         transformed_at: envelope.time,
+        zone: None,
         auto_accept: false,
     };
     match (fact.posted(&place, origin), &fact.content) {

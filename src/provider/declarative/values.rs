@@ -2,14 +2,14 @@
 
 use std::{borrow::Cow, collections::HashMap, ptr};
 
-use chrono::{DateTime, FixedOffset, Utc};
+use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use serde_json::value::RawValue;
 
 use super::{
     amount::{Amount, Lookup, Percent, Rows, Unit},
     choice::{Choice, ChoiceWhen},
-    clock::{self, ParsedTime, Zone, decimal, iso, unix},
+    clock::{ParsedTime, decimal, iso, unix},
     pick::{Clock, Pick, Test, Time},
     reader::{Accepts, At, MAX_ELEMENTS, Need, OrderReader, Sought, Text, is_nothing},
 };
@@ -67,7 +67,7 @@ impl<'t> OrderReader<'t> {
     }
 
     /// What cannot be read of a text.
-    fn unread(&self, found: &Text<'t>, (need, flag): (Need, Flag), expected: impl std::fmt::Display) {
+    pub(super) fn unread(&self, found: &Text<'t>, (need, flag): (Need, Flag), expected: impl std::fmt::Display) {
         match found.at {
             Some(at) => self.unfit(at, need, flag, expected),
             None if need == Need::Essential => self.fault(&found.place, expected),
@@ -332,25 +332,6 @@ impl<'t> OrderReader<'t> {
             ParsedTime::Unreadable => self.unread(&found, on_fault, "expected a time"),
         }
         None
-    }
-
-    /// The zone of a time that names none.
-    fn zone(&self) -> Option<FixedOffset> {
-        match self.habits.zone? {
-            Zone::Fixed(offset) => Some(*offset),
-            Zone::Minutes(sources) => {
-                let on_fault = (Need::Optional, Flag::TimeUnreadable);
-                let found = self
-                    .first((&sources.0, &[]), self.root(), Accepts::Text, on_fault)
-                    .found()?;
-                let offset = clock::offset(&found.text);
-                match offset {
-                    Some(_) => self.take(&found),
-                    None => self.unread(&found, on_fault, "expected minutes from UTC"),
-                }
-                offset
-            }
-        }
     }
 
     /// A yes or no; none if it is not said, by the document or for its absence by the file.

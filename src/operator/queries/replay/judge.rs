@@ -2,6 +2,7 @@
 //! and nothing else.
 
 use bytes::Bytes;
+use chrono::FixedOffset;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -208,7 +209,10 @@ pub(in crate::operator) fn now(readings: &Readings, pair: &Pair, logged: &Logged
         Meaning::Menu(word) if logged.is_of_look_ups() => Now::AsLogged(word.store),
         Meaning::Menu(word) => Now::Menu(word.result),
         Meaning::End(end) => Now::Ended(end),
-        Meaning::News(fact) => of_news(reading, input, fact, logged),
+        Meaning::News(fact) => {
+            let (reading, fact) = reading.news_in(logged.zone, &input, pair.webhook.clone(), fact);
+            of_news(reading, input, fact, logged)
+        }
     })
 }
 
@@ -290,6 +294,8 @@ pub(in crate::operator) struct Logged {
     branch: Option<BranchRef>,
     /// The store that a new order is for.
     store: Option<String>,
+    /// The zone of the branch by which a body's times were read.
+    zone: Option<FixedOffset>,
 }
 
 impl Logged {
@@ -302,12 +308,14 @@ impl Logged {
             message: None,
             branch: None,
             store: None,
+            zone: None,
         };
         match event_type {
             EventType::OrderTransformed => {
                 logged.store = serde_json::from_slice::<StoreOfBody>(&event.payload)
                     .ok()
                     .and_then(|body| body.transformed_order.store_ref);
+                logged.zone = body::zone(&event.payload);
                 logged.branch = body::summary(&event.payload).ok().map(|summary| BranchRef {
                     branch_id: summary.branch_id,
                     company_id: summary.company_id,

@@ -66,6 +66,7 @@ impl Known {
             provider: &self.provider,
             spec: self.settings.spec.as_ref(),
             forward_test_orders: self.settings.forward_test_orders,
+            zone: None,
         }
     }
 

@@ -146,6 +146,45 @@ fn the_zone_may_stand_in_a_field() {
     }
 }
 
+/// A branch's zone goes before the file's, and after what the document says.
+#[test]
+fn a_branch_may_have_its_own_zone() {
+    let branch = "-06:00".parse().ok();
+    for (zone, fields, of_branch, time) in [
+        ("\"+03:00\"", r#""at":"2026-01-15 13:24:53""#, None, "10:24:53"),
+        ("\"+03:00\"", r#""at":"2026-01-15 13:24:53""#, branch, "19:24:53"),
+        ("\"+03:00\"", r#""at":"2026-01-15 13:24:53Z""#, branch, "13:24:53"),
+        (
+            "{ minutes = \"/offset\" }",
+            r#""at":"2026-01-15 13:24:53","offset":60"#,
+            branch,
+            "12:24:53",
+        ),
+        (
+            "{ minutes = \"/offset\" }",
+            r#""at":"2026-01-15 13:24:53""#,
+            branch,
+            "19:24:53",
+        ),
+    ] {
+        let order = ORDER.replace("\"+03:00\"", zone);
+        let file = load::load("small.toml", &minimal(&format!("{WEBHOOK}{EVENTS}{order}"))).unwrap();
+        let body = format!(
+            r#"{{"id":"1","total":1,"prices":[{{"sku":"a","each":1}}],"lists":[{{"lines":[{{"name":"A","sku":"a"}}]}}],{fields}}}"#
+        );
+        let fact =
+            Declarative::new(Arc::new(file), None).transform_in(&received(&body, "order_created"), None, of_branch);
+        let fact = fact.unwrap();
+        let names_none = !fields.contains('Z') && !fields.contains("offset");
+        assert_eq!(fact.has_local_times, names_none, "{fields}");
+        let Content::NewOrder(order) = fact.content else {
+            panic!("an order")
+        };
+        let placed_at = order.placed_at.unwrap();
+        assert_eq!(placed_at.format("%H:%M:%S").to_string(), time, "{zone} {fields}");
+    }
+}
+
 #[test]
 fn joined_texts_have_labels_where_they_are_there() {
     let order = ORDER.replace(
