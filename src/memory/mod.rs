@@ -227,35 +227,11 @@ impl Orders {
                     break;
                 }
             }
-            for entry in &entries {
-                if let Entry::Event(event) = entry {
-                    self.note(&event.envelope, &event.payload, event.sequence);
-                }
-            }
-            if let Some(last) = entries.last() {
-                // A position that was read on a lost log means nothing on the current one.
-                self.position.send_if_modified(|position| {
-                    let is_lost = self.is_lost.load(Ordering::Relaxed);
-                    if !is_lost {
-                        *position = last.sequence();
-                        let mut log = lock(&self.log);
-                        log.position = *position;
-                        reader.mark().into_iter().for_each(|mark| log.trail.add(mark));
-                    }
-                    !is_lost
-                });
-            }
+            self.note_read(&entries, &reader);
             if is_full(&entries) {
                 continue;
             }
-            if self.is_warm.send_if_modified(|warm| !std::mem::replace(warm, true)) {
-                metrics::gauge!("order_memory_warm").set(1.0);
-                let (entries, took_ms) = (self.index().count(), began.elapsed().as_millis() as u64);
-                tracing::info!(entries, took_ms, "known orders were read; stages can be taken over");
-            }
-            let read = *self.position.borrow();
-            lock(&self.ahead).retain(|sequence, _| *sequence > read);
-            self.tidy();
+            self.has_read_all(began);
             if looked.elapsed() > LOOK_EVERY {
                 self.look_at_log().await?;
                 looked = Instant::now();
@@ -268,6 +244,39 @@ impl Orders {
             let _ = tokio::time::timeout(pause, self.wanted.notified()).await;
         }
         Ok(())
+    }
+
+    /// Notes what was read, and the new position.
+    fn note_read(&self, entries: &[Entry], reader: &LogReader) {
+        for entry in entries {
+            if let Entry::Event(event) = entry {
+                self.note(&event.envelope, &event.payload, event.sequence);
+            }
+        }
+        let Some(last) = entries.last() else { return };
+        // A position that was read on a lost log means nothing on the current one.
+        self.position.send_if_modified(|position| {
+            let is_lost = self.is_lost.load(Ordering::Relaxed);
+            if !is_lost {
+                *position = last.sequence();
+                let mut log = lock(&self.log);
+                log.position = *position;
+                reader.mark().into_iter().for_each(|mark| log.trail.add(mark));
+            }
+            !is_lost
+        });
+    }
+
+    /// The log was read to its end, which it was for the first time since `began`, or again.
+    fn has_read_all(&self, began: Instant) {
+        if self.is_warm.send_if_modified(|warm| !std::mem::replace(warm, true)) {
+            metrics::gauge!("order_memory_warm").set(1.0);
+            let (entries, took_ms) = (self.index().count(), began.elapsed().as_millis() as u64);
+            tracing::info!(entries, took_ms, "known orders were read; stages can be taken over");
+        }
+        let read = *self.position.borrow();
+        lock(&self.ahead).retain(|sequence, _| *sequence > read);
+        self.tidy();
     }
 
     /// Drops everything where the log is another one than it was, or went back.

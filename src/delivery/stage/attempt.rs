@@ -34,14 +34,14 @@ use crate::{
         lanes::{Lane, Lanes},
         lease::Validity,
     },
-    event::{EventId, Recorded},
+    event::{EventId, NewEvent, Recorded},
     fault_injection::{self, crash_stage_at},
     journal::{
         codec::{CodecError, OrderKey},
         pull::acknowledge,
         read::{decoded_at, event_at},
     },
-    retry::{Parking, Settlement, settle},
+    retry::{Failure, Parking, Settlement, settle},
     telemetry::panics,
 };
 
@@ -84,6 +84,9 @@ impl TaskContext {
         self.tenure.progress(|progress| progress.settle(event));
     }
 }
+
+/// What a stage returned for an event.
+type HandlerResult = Result<Vec<NewEvent>, Failure>;
 
 /// The result of handling an event.
 pub(super) enum Attempted {
@@ -315,53 +318,17 @@ impl<S: Stage> Worker<S> {
         kind: WorkKind,
         context: &TaskContext,
     ) -> anyhow::Result<Attempted> {
-        if context.has_ended(&recorded) {
-            return Ok(Attempted::Ended);
-        }
         let about = recorded.sequence;
-        let event = match self.order(recorded.clone(), requests).await? {
-            EventAction::Handle(event) => event,
-            EventAction::NotOurs => return Ok(Attempted::Ended),
-            EventAction::Left => return Ok(Attempted::Left),
-            EventAction::Gone(sequence, is_there) => {
-                let gone = vec![gone(&recorded, S::NAME, sequence, is_there)];
-                return self.record_end(context, about, gone).await;
-            }
-            EventAction::Superseded(event, newer) => {
-                let superseded = vec![superseded_end::<S>(&event, &newer)];
-                return self.record_end(context, about, superseded).await;
-            }
+        let event = match self.to_handle(recorded, requests, context).await? {
+            Ok(event) => event,
+            Err(attempted) => return Ok(attempted),
         };
         loop {
-            tokio::select! {
-                biased;
-                () = context.halt.cancelled() => return Ok(Attempted::Stopped),
-                () = context.shares.wait(kind, self.stage.ready()) => {}
-                () = self.journal.identity().until_aged(event.sequence) => {
-                    return self.end_aged(context, about, &event, requests).await;
-                }
-            }
-            // An instance that was frozen for longer than its lease must not go on.
-            if !context.lease.holds() {
-                anyhow::bail!("the lease ran out");
-            }
-            let permission = RequestPermission::of(about, &context.lease, &context.halt, &context.requests);
-            let handled = permission.run(panics::catch(S::NAME, async {
-                fault_injection::panic_at(S::NAME, &event.envelope.external_order_id);
-                // Boxed, because a stage's futures nest deeply, and so does the caller's.
-                Box::pin(self.stage.handle(&event, requests + 1)).await
-            }));
-            let Some(handled) = handled.await else {
-                return Ok(Attempted::Stopped);
+            // The permission ends with the attempt, once what follows is recorded.
+            let (permission, handled) = match self.handle_once(about, &event, requests, kind, context).await? {
+                Ok(handled) => handled,
+                Err(attempted) => return Ok(attempted),
             };
-            if permission.was_refused() && context.halt.is_cancelled() {
-                return Ok(Attempted::Stopped);
-            }
-            // Success may be recorded after losing the lease; a failure may not.
-            if permission.was_refused() || !matches!(handled, Ok(Ok(_))) && !context.lease.holds() {
-                anyhow::bail!("the lease ran out before a request, or during it");
-            }
-            let handled = handled.unwrap_or_else(|panic| Ok(vec![panicked::<S>(&event, requests + 1, &panic)]));
             match settle(handled, Utc::now(), context.crowded.load(Ordering::Relaxed)) {
                 Settlement::Done(events) => return self.record_end(context, about, events).await,
                 Settlement::Again(events, pause) => {
@@ -393,6 +360,72 @@ impl<S: Stage> Worker<S> {
                 Settlement::Defer(parking) => return self.park(context, about, &event, (requests, parking)).await,
             }
         }
+    }
+
+    /// The event to handle; or what became of it without that.
+    async fn to_handle(
+        &self,
+        recorded: Recorded,
+        requests: u32,
+        context: &TaskContext,
+    ) -> anyhow::Result<Result<Box<Recorded>, Attempted>> {
+        if context.has_ended(&recorded) {
+            return Ok(Err(Attempted::Ended));
+        }
+        let about = recorded.sequence;
+        let end = match self.order(recorded.clone(), requests).await? {
+            EventAction::Handle(event) => return Ok(Ok(event)),
+            EventAction::NotOurs => return Ok(Err(Attempted::Ended)),
+            EventAction::Left => return Ok(Err(Attempted::Left)),
+            EventAction::Gone(sequence, is_there) => gone(&recorded, S::NAME, sequence, is_there),
+            EventAction::Superseded(event, newer) => superseded_end::<S>(&event, &newer),
+        };
+        self.record_end(context, about, vec![end]).await.map(Err)
+    }
+
+    /// Waits until the stage is ready and handles the event once: the result, and the permission of its requests. Or what became of
+    /// the event without that.
+    ///
+    /// # Errors
+    /// If the lease ran out.
+    async fn handle_once(
+        &self,
+        about: u64,
+        event: &Recorded,
+        requests: u32,
+        kind: WorkKind,
+        context: &TaskContext,
+    ) -> anyhow::Result<Result<(Arc<RequestPermission>, HandlerResult), Attempted>> {
+        tokio::select! {
+            biased;
+            () = context.halt.cancelled() => return Ok(Err(Attempted::Stopped)),
+            () = context.shares.wait(kind, self.stage.ready()) => {}
+            () = self.journal.identity().until_aged(event.sequence) => {
+                return self.end_aged(context, about, event, requests).await.map(Err);
+            }
+        }
+        // An instance that was frozen for longer than its lease must not go on.
+        if !context.lease.holds() {
+            anyhow::bail!("the lease ran out");
+        }
+        let permission = RequestPermission::of(about, &context.lease, &context.halt, &context.requests);
+        let handled = permission.run(panics::catch(S::NAME, async {
+            fault_injection::panic_at(S::NAME, &event.envelope.external_order_id);
+            // Boxed, because a stage's futures nest deeply, and so does the caller's.
+            Box::pin(self.stage.handle(event, requests + 1)).await
+        }));
+        let Some(handled) = handled.await else {
+            return Ok(Err(Attempted::Stopped));
+        };
+        if permission.was_refused() && context.halt.is_cancelled() {
+            return Ok(Err(Attempted::Stopped));
+        }
+        // Success may be recorded after losing the lease; a failure may not.
+        if permission.was_refused() || !matches!(handled, Ok(Ok(_))) && !context.lease.holds() {
+            anyhow::bail!("the lease ran out before a request, or during it");
+        }
+        let handled = handled.unwrap_or_else(|panic| Ok(vec![panicked::<S>(event, requests + 1, &panic)]));
+        Ok(Ok((permission, handled)))
     }
 
     /// Parks an event, or gives it up if the log is about to delete it.

@@ -133,16 +133,7 @@ pub(super) async fn read<S: Stage>(
     };
     let (mut behind, mut before, mut later) = (Vec::new(), None, None);
     if let Some((check, (lanes, read))) = at_once.zip(parked.as_ref()) {
-        found.in_lanes = read.lanes.iter().flat_map(|(_, lane)| lane.sequences()).collect();
-        reading.segment::<S>(&mut found, check.from - 1, log.last).await?;
-        if found.is_of_new_consumer {
-            found.leave_to_consumer();
-        }
-        let (are_all, mended) = mend_at_once::<S>(lanes, read, (check, log), &mut found).await?;
-        later = check.rest(log.first).map(|rest| (rest, mended));
-        if !are_all {
-            before = Some(Some(LanesChecksum::of_others(check.from)));
-        }
+        (later, before) = reading.mended::<S>(&mut found, check, (lanes, read)).await?;
     } else {
         let lanes = parked.as_ref().map(|(_, read)| (read, check.is_none()));
         for (head, id) in reading.open_ones::<S>(&mut found, &floor, has_floor, lanes).await? {
@@ -157,9 +148,9 @@ pub(super) async fn read<S: Stage>(
     behind
         .iter()
         .for_each(|(event, place)| progress.record_behind(*event, *place));
-    busy.iter()
-        .filter(|event| !open_work.elsewhere.contains_key(event))
-        .for_each(|event| tenure.has_ended(*event));
+    let is_known = |event: &&u64| open_work.elsewhere.contains_key(event);
+    let ended = busy.iter().filter(|event| !is_known(event));
+    ended.for_each(|event| tenure.has_ended(*event));
     let (lanes, read) = parked.unzip();
     let in_background = check.filter(|check| !(check.is_of_other_log || is_new));
     let later = later.or_else(|| in_background.zip(read.map(|read| read.lanes)));
@@ -252,7 +243,28 @@ struct RecoveryReader<'a> {
     trail: Trail,
 }
 
+/// Lanes that are compared with the rest of the log while the stage works, and what the instance before had told of them.
+type LanesLater = (Option<(Check, Vec<(OrderKey, Lane)>)>, Option<Option<LanesChecksum>>);
+
 impl RecoveryReader<'_> {
+    /// Reads the log from where lanes may differ, and mends them before anything else is done.
+    async fn mended<S: Stage>(
+        &self,
+        found: &mut RecoveryScan,
+        check: &Check,
+        (lanes, read): (&Lanes, &LanesRead),
+    ) -> anyhow::Result<LanesLater> {
+        found.in_lanes = read.lanes.iter().flat_map(|(_, lane)| lane.sequences()).collect();
+        self.segment::<S>(found, check.from - 1, self.log.last).await?;
+        if found.is_of_new_consumer {
+            found.leave_to_consumer();
+        }
+        let (are_all, mended) = mend_at_once::<S>(lanes, read, (check, self.log), found).await?;
+        let later = check.rest(self.log.first).map(|rest| (rest, mended));
+        let before = (!are_all).then(|| Some(LanesChecksum::of_others(check.from)));
+        Ok((later, before))
+    }
+
     /// What is open and in no lane. `lanes`: what was read of them, and whether they are as they were left. Returns what has ended
     /// and is in a lane that does not say so.
     async fn open_ones<S: Stage>(
