@@ -53,6 +53,8 @@ const REQUESTS_OF_A_CALL: u32 = 4;
 const TOO_OFTEN: &str = "PROVIDER_429";
 /// Longest wait before a breaker with all its trials under way is checked again.
 const TRIALS_UNDER_WAY: Duration = Duration::from_secs(1);
+/// What a provider's breaker takes for the branch of every request: which failures are one branch's is decided here.
+const ALL_BRANCHES: &str = "";
 
 /// For whom a request is made.
 pub(super) struct Caller {
@@ -260,8 +262,8 @@ impl Remote {
 
     async fn send(&self, origin: &Caller, request: Request<'_>, scope: &mut Scope) -> Result<SendResult, Unfilled> {
         let waits = |wait| Ok(SendResult::Reply(Reply::Wait(wait)));
-        if let Some(wait) = self.gate.wait() {
-            return waits(wait.unwrap_or(TRIALS_UNDER_WAY));
+        if let Some(not_now) = self.gate.not_now(ALL_BRANCHES) {
+            return waits(not_now.pause(TRIALS_UNDER_WAY));
         }
         // Checked before a slot is taken, so that later requests wait in the order of their arrival.
         if let Err(wait) = self.limits.turn(Instant::now(), origin.event) {
@@ -272,11 +274,9 @@ impl Remote {
             Err(wait) => return waits(wait),
         };
         let _slot = place.turn().await;
-        if let Some(wait) = self.gate.wait() {
-            return waits(wait.unwrap_or(TRIALS_UNDER_WAY));
-        }
-        let Some(pass) = self.gate.enter() else {
-            return waits(TRIALS_UNDER_WAY);
+        let pass = match self.gate.enter(ALL_BRANCHES) {
+            Ok(pass) => pass,
+            Err(not_now) => return waits(not_now.pause(TRIALS_UNDER_WAY)),
         };
         if let Err(wait) = self.limits.take(Instant::now(), origin.event) {
             return Ok(SendResult::Reply(wait.into()));

@@ -28,6 +28,13 @@ pub enum Failure {
         /// As in [`Self::Retry`].
         for_creation: bool,
     },
+    /// Nothing was tried: requests of its branch wait, and those of others do not. No attempt is counted.
+    OfBranch {
+        /// How long it waits in memory, or less.
+        after: Duration,
+        /// How long it is parked where there are too many in memory.
+        parked: Duration,
+    },
     /// Not the event's fault and no attempt: the breaker is open, the set-up is wrong, the hub is going down.
     Hold {
         /// Why.
@@ -195,6 +202,8 @@ pub fn settle(result: Result<Vec<NewEvent>, Failure>, now: DateTime<Utc>, crowde
             }
             Settlement::Defer(parking(after, now, for_creation))
         }
+        Err(Failure::OfBranch { parked, .. }) if crowded => Settlement::Defer(parking(parked, now, false)),
+        Err(Failure::OfBranch { after, .. }) => Settlement::Pause(after.clamp(LEAST_PAUSE, MAX_QUICK)),
         Err(Failure::Hold { pause, .. }) => Settlement::Hold(pause.max(LEAST_PAUSE)),
         Err(Failure::Elsewhere { pause, .. }) if crowded => Settlement::Defer(parking(pause, now, false)),
         Err(Failure::Elsewhere { cause, pause }) => Settlement::Leave(cause, pause.max(LEAST_PAUSE)),
@@ -333,7 +342,7 @@ mod tests {
         /// Each way to fail, with each pause that a stage may ask for: none is tried again at once.
         #[test]
         fn no_failure_is_tried_again_without_a_pause(
-            which in 0usize..6, millis in 0u64..20_000, for_creation: bool, crowded: bool,
+            which in 0usize..7, millis in 0u64..20_000, for_creation: bool, crowded: bool,
         ) {
             let (now, pause) = (Utc::now(), Duration::from_millis(millis));
             let retry = |next| Failure::Retry { next, record: Vec::new(), for_creation };
@@ -343,6 +352,7 @@ mod tests {
                 4 => retry(Next::ParkUncounted(pause)),
                 2 => Failure::Later { after: pause, for_creation },
                 5 => Failure::Elsewhere { cause: String::new(), pause },
+                6 => Failure::OfBranch { after: pause, parked: pause },
                 _ => Failure::Hold { cause: String::new(), pause },
             };
             let waits = match settle(Err(failure), now, crowded) {
@@ -351,7 +361,8 @@ mod tests {
                 Settlement::Pause(pause) | Settlement::Hold(pause) => pause,
                 Settlement::Park(_, parking, _) | Settlement::Defer(parking) => (parking.until - now).to_std().unwrap(),
             };
-            prop_assert_eq!(waits, pause.max(LEAST_PAUSE));
+            let longest = if which == 6 && !crowded { MAX_QUICK } else { Duration::MAX };
+            prop_assert_eq!(waits, pause.max(LEAST_PAUSE).min(longest));
         }
 
         #[test]

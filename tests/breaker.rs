@@ -12,7 +12,8 @@ use webhook_hub::event::EventType;
 use crate::harness::{
     SERVICE_TOKEN, World,
     at_end::Ends,
-    backend::Answer,
+    backend::{Answer, ORDERS},
+    careem::{self, order},
     hub::{Hub, Settings},
     ids,
     log::payload,
@@ -369,4 +370,75 @@ async fn a_trial_costs_a_parked_order_no_attempt() {
     let forwarded = world.log.wait_for(EventType::OrderForwarded, 1).await;
     assert_eq!(payload(&forwarded[0])["attempts"], COUNTED + 1, "after {trials} trials");
     world.at_end(Ends::forwarded(1)).await;
+}
+
+/// 50 orders of one branch are answered 500. That is this branch's trouble: orders of another one are forwarded meanwhile, and
+/// those of the first one, in their order, when the backend can take them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_branch_that_the_backend_fails_for_waits_alone() {
+    const BAD: usize = 50;
+    const GOOD: usize = 5;
+    /// Less than a failing order of the first branch waits, again and again.
+    const WITHIN: Duration = Duration::from_secs(3);
+    let world = World::new().await;
+    let other = "INSERT INTO branch_delivery_configs (id, branch_id, provider_id, company_id, merchant_id)
+                 VALUES ('config-2', 'branch-2', 'provider-careem', 'company-uuid', 'merchant-2')";
+    world.database.run(other).await.unwrap();
+    let settings = settings(&world, Duration::from_secs(1)).set("RETRY_DELAYS", "1s");
+    let at_work = start(&settings).await;
+    works(&at_work).await;
+    let stands_by = start(&settings).await;
+    for id in ids("bad", BAD) {
+        world.backend.always_for(&id, Some(Answer::status(500)));
+    }
+    world.post_orders(&at_work, ids("bad", BAD)).await;
+    // No other branch has an order yet.
+    says(&world, &at_work, "open", PATIENCE).await;
+    for id in ids("good", GOOD) {
+        let began = Instant::now();
+        world.post_as(&at_work, "merchant-2", &order(&id)).await;
+        eventually("an order of another branch is forwarded", PATIENCE, async || {
+            let requests = world.backend.requests();
+            let is_there = requests.iter().any(|request| request.external_order_id() == id);
+            if is_there { Ok(()) } else { Err(requests.len()) }
+        })
+        .await;
+        let took = began.elapsed();
+        assert!(took < WITHIN, "{id} was forwarded after {took:?}");
+    }
+    for hub in [&at_work, &stands_by] {
+        says(&world, hub, "closed", PATIENCE).await;
+        eventually("the failing branch is counted", PATIENCE, async || {
+            let metrics = world.metrics(hub).await;
+            let is_counted = metrics.contains("circuit_breaker_failing_branches 1");
+            if is_counted { Ok(()) } else { Err(metrics) }
+        })
+        .await;
+    }
+    let forwarded = world.log.wait_for(EventType::OrderForwarded, GOOD).await;
+    assert_eq!(forwarded.len(), GOOD);
+    at_work.says("the backend fails for this branch").await;
+
+    // Later words about its orders wait behind them.
+    world
+        .careem
+        .post(&stands_by, &careem::change("CR-bad-7", "cancelled"))
+        .await
+        .event_id();
+    at_work.kill().await;
+    works(&stands_by).await;
+    for id in ids("bad", BAD) {
+        world.backend.always_for(&id, None);
+    }
+    // What the first instance had taken is on the log; the server still waits for its acknowledgements.
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(BAD + GOOD + 1)).await;
+    let requests = world.backend.requests();
+    let of_one = requests.iter().filter(|request| {
+        request.path.contains("CR-bad-7") || request.path == ORDERS && request.external_order_id() == "CR-bad-7"
+    });
+    let paths: Vec<_> = of_one.map(|request| request.path.as_str()).collect();
+    let (last, before) = paths.split_last().unwrap();
+    assert_eq!(*last, "/api/integration/orders/CR-bad-7/status");
+    assert!(before.iter().all(|path| *path == ORDERS), "{paths:?}");
 }

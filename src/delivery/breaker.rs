@@ -2,7 +2,14 @@
 //!
 //! Closed → open after a number of temporary failures in a row, or when most recent requests failed, or at once when the
 //! set-up is wrong → half-open after the reset time, with a few trial requests → closed when all of them succeed, open again
-//! when one fails.
+//! when they fail.
+//!
+//! Failures of one branch's orders are that branch's: only its requests wait for the reset time, and then have trials of their own
+//! ([`branches`]). The breaker opens for all when the failures say the same without those of any one branch ([`counts`]). If no other
+//! branch was answered lately, the failing one may be the first of all: until another is answered, the breaker is half-open for the
+//! others. So one branch's requests alone open it for that branch, and show it as open. A half-open breaker goes on to the trials of other branches
+//! when those of one failed; it opens again when two branches failed, and closes for the others when one of them is answered.
+//! After it was open for all, the branches that failed last let the others go first.
 //!
 //! "In a row" follows the order in which requests began: when a later request has been answered, the failure of an earlier
 //! one describes the backend before that answer. So five requests that time out beside answered ones do not open the breaker
@@ -12,29 +19,32 @@
 //! Instances exchange the state of their breakers as a [`BreakerReport`]; [`Breaker::hear`] decides whether a report is
 //! applied.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde::{Deserialize, Serialize};
 
+use self::{
+    branches::{BranchNews, Branches},
+    counts::SharedCounts,
+};
 use crate::config;
 
-/// Trials of the half-open state.
+mod attendance;
+mod branches;
+mod counts;
+
+pub use self::{attendance::Attendance, branches::MAX_REPORTED};
+
+/// Trials of the half-open state: so many at a time, and so many answers close it.
 const TRIALS: u32 = 3;
-/// How far the share of failures looks back: three times the contract's time limit of a request. Requests count by when they
-/// began, so that those that hang are compared with the ones that were answered at the same time.
-const WINDOW: Duration = Duration::from_secs(30);
-/// Parts of the window that are counted apart; with the next part the oldest is forgotten.
-const SLICES: u64 = 10;
-/// The share counts from so many times `CIRCUIT_BREAKER_FAILURE_THRESHOLD` requests in the window on: fewer say too little.
-const SHARE_OF_REQUESTS: u32 = 4;
-/// It opens the breaker where one request in so many failed.
-const FAILED_ONE_IN: u32 = 2;
+/// How long branches that failed let others go first, once the breaker was open for all: a part of the reset time, and at most.
+const YIELD_PART: u32 = 4;
+const MAX_YIELD: Duration = Duration::from_secs(2);
 /// Least pause after a wrong set-up was found, when the breaker is switched off.
 const LEAST_ALONE: Duration = Duration::from_secs(1);
-/// How long after its last look at the breaker an instance still counts as the one that works on the stage. The stage
-/// looks every two seconds even if there is nothing to do, so this is that and room for a slow machine.
-const LINGER: Duration = Duration::from_secs(4);
-
 /// The state of the breaker: which requests it lets through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -72,19 +82,56 @@ pub enum RequestOutcome {
 }
 
 /// A request that the breaker let through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Permit {
     begun: Instant,
     /// The state in which it began, by its number.
     turn: u64,
     is_trial: bool,
+    /// The branch that it counts for.
+    branch: Arc<str>,
+    /// The state of the branch.
+    branch_turn: u64,
 }
 
 impl Permit {
-    /// Whether the request finds out if the backend is back: the breaker is half-open.
+    /// Whether the request finds out if the backend is back: the breaker is half-open, for all or for the branch.
     pub const fn is_trial(&self) -> bool {
         self.is_trial
     }
+
+    /// The branch that it counts for.
+    pub fn branch(&self) -> &str {
+        &self.branch
+    }
+}
+
+/// Why a request is not let through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotNow {
+    /// None is, for so long; without a time until the trials that are under way have ended.
+    All(Option<Duration>),
+    /// None of its branch is, for so long; zero: until the branch's trials have ended.
+    Branch(Duration),
+}
+
+impl NotNow {
+    /// For how long, where trials that are under way take `trials`.
+    pub fn pause(self, trials: Duration) -> Duration {
+        match self {
+            Self::All(None) | Self::Branch(Duration::ZERO) => trials,
+            Self::All(Some(pause)) | Self::Branch(pause) => pause,
+        }
+    }
+}
+
+/// A branch that the backend fails for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailingBranch {
+    /// Its id.
+    pub branch: Arc<str>,
+    /// How long its requests wait.
+    pub remaining: Duration,
 }
 
 /// The state as one instance reports it to another. It holds the time that is left, not a time of day, so that no two
@@ -97,132 +144,42 @@ pub struct BreakerReport {
     pub reason: Option<String>,
     /// How long it stays open; zero in the other states.
     pub remaining: Duration,
+    /// Open, and only for the first of the failing branches: others may try.
+    pub is_of_one: bool,
+    /// Branches with requests that wait.
+    pub failing: Vec<FailingBranch>,
 }
 
-/// Whether this instance is the one that works on the stage, as far as its use of the breaker tells: who stands by never
-/// looks at it.
+/// The trials of a half-open breaker.
 #[derive(Debug, Default)]
-pub struct Attendance {
-    waiting: u32,
-    under_way: u32,
-    last: Option<Instant>,
+struct Trials {
+    /// Their branches, while they are under way.
+    under_way: Vec<Arc<str>>,
+    /// And of those that were answered.
+    answered: Vec<Arc<str>>,
+    /// A branch with a failed trial; it waits.
+    failed: Option<Arc<str>>,
 }
 
-impl Attendance {
-    /// A caller checked whether requests are let through.
-    pub fn looked(&mut self, now: Instant) {
-        self.last = Some(now);
+impl Trials {
+    /// Whether one more may begin. Those of a failing branch are limited by themselves: they must not keep others waiting.
+    fn has_room(&self, branches: &Branches) -> bool {
+        let of_others = self.under_way.iter().filter(|branch| !branches.is_failing(branch));
+        of_others.count() < TRIALS as usize
     }
 
-    /// A caller begins to wait for the breaker.
-    pub fn wait_begins(&mut self, now: Instant) {
-        self.waiting += 1;
-        self.last = Some(now);
-    }
-
-    /// And does no more.
-    pub fn wait_ends(&mut self, now: Instant) {
-        self.waiting = self.waiting.saturating_sub(1);
-        self.last = Some(now);
-    }
-
-    /// A request is permitted.
-    pub fn request_begins(&mut self, now: Instant) {
-        self.under_way += 1;
-        self.last = Some(now);
-    }
-
-    /// And has ended, in whatever way.
-    pub fn request_ends(&mut self, now: Instant) {
-        self.under_way = self.under_way.saturating_sub(1);
-        self.last = Some(now);
-    }
-
-    /// Whether it works on the stage.
-    pub fn works(&self, now: Instant) -> bool {
-        let lately = |last| now.saturating_duration_since(last) < LINGER;
-        self.waiting > 0 || self.under_way > 0 || self.last.is_some_and(lately)
-    }
-}
-
-/// What the closed breaker counts.
-#[derive(Debug, Default)]
-struct Counts {
-    /// Failures since the last success, of requests that began after the latest one that succeeded.
-    in_a_row: u32,
-    /// When the latest of the requests that succeeded began.
-    answered: Option<Instant>,
-    window: Window,
-}
-
-impl Counts {
-    fn succeeded(&mut self, begun: Instant) {
-        self.in_a_row = 0;
-        self.answered = self.answered.max(Some(begun));
-        self.window.note(begun, false);
-    }
-
-    /// Why the breaker is to open; none if it is not.
-    fn failed(&mut self, now: Instant, begun: Instant, threshold: u32) -> Option<String> {
-        if self.answered.is_none_or(|answered| begun >= answered) {
-            self.in_a_row += 1;
+    fn ended(&mut self, branch: &Arc<str>) {
+        if let Some(at) = self.under_way.iter().position(|one| one == branch) {
+            self.under_way.swap_remove(at);
         }
-        self.window.note(begun, true);
-        if self.in_a_row >= threshold {
-            return Some(format!("{} requests in a row failed", self.in_a_row));
-        }
-        let (requests, failed) = self.window.sum(now);
-        let opens =
-            requests >= threshold.saturating_mul(SHARE_OF_REQUESTS) && failed.saturating_mul(FAILED_ONE_IN) >= requests;
-        opens.then(|| {
-            let seconds = WINDOW.as_secs();
-            format!("{failed} of the last {requests} requests failed, within {seconds} s")
-        })
-    }
-}
-
-/// How many requests began lately and have ended, and how many of them failed.
-#[derive(Debug, Default)]
-struct Window {
-    /// When counting began.
-    since: Option<Instant>,
-    /// Number of the slice, requests that began in it, those that failed. Each slice has its place.
-    slices: [(u64, u32, u32); SLICES as usize],
-}
-
-impl Window {
-    fn note(&mut self, begun: Instant, failed: bool) {
-        let number = self.number(begun);
-        let slice = &mut self.slices[(number % SLICES) as usize];
-        if slice.0 > number {
-            return;
-        }
-        if slice.0 < number {
-            *slice = (number, 0, 0);
-        }
-        slice.1 += 1;
-        slice.2 += u32::from(failed);
-    }
-
-    /// Requests, and those that failed.
-    fn sum(&mut self, now: Instant) -> (u32, u32) {
-        let number = self.number(now);
-        let recent = self.slices.iter().filter(|slice| slice.0 + SLICES > number);
-        recent.fold((0, 0), |sum, slice| (sum.0 + slice.1, sum.1 + slice.2))
-    }
-
-    fn number(&mut self, now: Instant) -> u64 {
-        let since = *self.since.get_or_insert(now);
-        let slice = WINDOW / SLICES as u32;
-        u64::try_from(now.saturating_duration_since(since).as_millis() / slice.as_millis()).unwrap_or(u64::MAX)
     }
 }
 
 #[derive(Debug)]
 enum Inner {
-    Closed(Counts),
+    Closed(SharedCounts),
     Open { until: Instant },
-    HalfOpen { begun: u32, succeeded: u32 },
+    HalfOpen(Trials),
 }
 
 /// The breaker.
@@ -230,6 +187,7 @@ enum Inner {
 pub struct Breaker {
     settings: config::Breaker,
     inner: Inner,
+    branches: Branches,
     /// Number of the state that it is in: each change makes a new one.
     turn: u64,
     reason: Option<String>,
@@ -240,18 +198,32 @@ impl Breaker {
     pub fn new(settings: config::Breaker) -> Self {
         Self {
             settings,
-            inner: Inner::Closed(Counts::default()),
+            inner: Inner::Closed(SharedCounts::default()),
+            branches: Branches::default(),
             turn: 0,
             reason: None,
         }
     }
 
-    /// The state at this time.
+    /// The state at this time. It is also open while the only branch with failed requests waits, and no other tries.
     pub fn state(&self, now: Instant) -> BreakerState {
-        match self.inner {
+        match &self.inner {
             Inner::Closed(_) => BreakerState::Closed,
-            Inner::Open { until } if now < until => BreakerState::Open,
-            Inner::Open { .. } | Inner::HalfOpen { .. } => BreakerState::HalfOpen,
+            Inner::Open { until } if now < *until => BreakerState::Open,
+            Inner::HalfOpen(_) if self.of_one(now).is_some() => BreakerState::Open,
+            Inner::Open { .. } | Inner::HalfOpen(_) => BreakerState::HalfOpen,
+        }
+    }
+
+    /// The branch that is the only one to fail, while it waits and no other tries; and for how long.
+    fn of_one(&self, now: Instant) -> Option<(&Arc<str>, Duration)> {
+        match &self.inner {
+            Inner::HalfOpen(trials) if trials.under_way.is_empty() => {
+                let branch = trials.failed.as_ref()?;
+                let wait = self.branches.wait(now, branch).filter(|wait| !wait.is_zero())?;
+                Some((branch, wait))
+            }
+            _ => None,
         }
     }
 
@@ -260,65 +232,167 @@ impl Breaker {
         self.reason.as_deref()
     }
 
-    /// How long from now until there is a point in asking again; none if one may ask now. Where every trial is under
+    /// Whether the backend fails for this branch.
+    pub fn is_failing(&self, branch: &str) -> bool {
+        self.branches.is_failing(branch)
+    }
+
+    /// How many branches the backend fails for.
+    pub fn failing(&self) -> usize {
+        self.branches.count_failing()
+    }
+
+    /// How long from now until there is a point in asking again for any branch; none if one may ask now. Where every trial is under
     /// way, their end changes the answer, not time.
     pub fn wait(&self, now: Instant) -> Option<Option<Duration>> {
-        match self.inner {
-            Inner::Open { until } if now < until => Some(Some(until - now)),
-            Inner::HalfOpen { begun, .. } if begun >= TRIALS => Some(None),
+        match &self.inner {
+            Inner::Open { until } if now < *until => Some(Some(*until - now)),
+            Inner::HalfOpen(trials) if !trials.has_room(&self.branches) => Some(None),
             _ => None,
         }
     }
 
-    /// Asks to make a request. Where it says yes, [`Self::record`] must follow.
-    pub fn permit(&mut self, now: Instant) -> Option<Permit> {
-        let permitted = !self.settings.enabled
-            || match &mut self.inner {
-                Inner::Closed(_) => true,
-                Inner::Open { until } if now < *until => false,
-                Inner::Open { .. } => {
-                    self.turn_to(Inner::HalfOpen { begun: 1, succeeded: 0 });
-                    true
-                }
-                Inner::HalfOpen { begun, .. } if *begun < TRIALS => {
-                    *begun += 1;
-                    true
-                }
-                Inner::HalfOpen { .. } => false,
-            };
-        let turn = self.turn;
-        let is_trial = self.settings.enabled && matches!(self.inner, Inner::HalfOpen { .. });
-        permitted.then_some(Permit {
+    /// Why a request of this branch is not let through now; none if it is.
+    pub fn not_now(&self, now: Instant, branch: &str) -> Option<NotNow> {
+        if !self.settings.enabled {
+            return None;
+        }
+        if let Some(wait) = self.wait(now) {
+            return Some(NotNow::All(wait));
+        }
+        let yields = || match self.inner {
+            Inner::Closed(_) => None,
+            Inner::Open { .. } | Inner::HalfOpen(_) => self.branches.yields(now, branch),
+        };
+        let wait = self.branches.wait(now, branch).or_else(yields);
+        wait.map(NotNow::Branch)
+    }
+
+    /// Asks to make a request of this branch. Where it may be made, [`Self::record`] must follow.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn permit(&mut self, now: Instant, branch: &str) -> Result<Permit, NotNow> {
+        if let Some(not_now) = self.not_now(now, branch) {
+            return Err(not_now);
+        }
+        if !self.settings.enabled {
+            return Ok(Permit {
+                begun: now,
+                turn: self.turn,
+                is_trial: false,
+                branch: Arc::from(branch),
+                branch_turn: 0,
+            });
+        }
+        if matches!(self.inner, Inner::Open { .. }) {
+            self.turn_to(Inner::HalfOpen(Trials::default()));
+        }
+        let (branch, branch_turn, is_of_branch) = self.branches.begin(now, branch);
+        let is_of_all = match &mut self.inner {
+            Inner::HalfOpen(trials) => {
+                trials.under_way.push(Arc::clone(&branch));
+                true
+            }
+            _ => false,
+        };
+        Ok(Permit {
             begun: now,
-            turn,
-            is_trial,
+            turn: self.turn,
+            is_trial: is_of_all || is_of_branch,
+            branch,
+            branch_turn,
         })
     }
 
     /// Notes how a permitted request ended.
-    pub fn record(&mut self, now: Instant, permit: Permit, outcome: RequestOutcome) {
+    pub fn record(&mut self, now: Instant, permit: &Permit, outcome: RequestOutcome) {
+        if !self.settings.enabled {
+            return;
+        }
+        let (threshold, pause) = (self.settings.failure_threshold, self.settings.reset_timeout);
+        let news = self.branches.record(now, permit, &outcome, (threshold, pause));
         // This outcome describes the backend before the state changed.
         if permit.turn != self.turn {
             return;
         }
-        match (&mut self.inner, outcome) {
-            (_, RequestOutcome::Misconfigured(reason)) => self.open(now, reason),
-            (Inner::Closed(counts), RequestOutcome::Success) => counts.succeeded(permit.begun),
-            (Inner::Closed(counts), RequestOutcome::Failure) => {
-                if let Some(reason) = counts.failed(now, permit.begun, self.settings.failure_threshold) {
-                    self.open(now, reason);
-                }
+        if let RequestOutcome::Misconfigured(reason) = outcome {
+            return self.open(now, &[], reason);
+        }
+        match &mut self.inner {
+            Inner::Closed(counts) => match news {
+                BranchNews::Answered => counts.succeeded(permit.begun),
+                BranchNews::Failed(of_branch) => self.failed(now, permit, of_branch),
+                // That the branch fails is known.
+                BranchNews::FailedAgain | BranchNews::Stale | BranchNews::Nothing => {}
+            },
+            Inner::HalfOpen(trials) => match news {
+                BranchNews::Answered => self.trial_succeeded(&permit.branch),
+                BranchNews::Failed(_) => self.trial_failed(now, &permit.branch, true),
+                BranchNews::FailedAgain => self.trial_failed(now, &permit.branch, false),
+                BranchNews::Nothing => trials.ended(&permit.branch),
+                BranchNews::Stale => {}
+            },
+            Inner::Open { .. } => {}
+        }
+    }
+
+    /// A request failed while the breaker is closed. `of_branch`: why the requests of its branch are to wait.
+    fn failed(&mut self, now: Instant, permit: &Permit, of_branch: Option<String>) {
+        let Inner::Closed(counts) = &mut self.inner else { return };
+        let (branch, threshold) = (&permit.branch, self.settings.failure_threshold);
+        let of_all = counts.failed((branch, permit.begun), threshold, self.branches.sums(now));
+        if let Some(reason) = of_all {
+            let failed: Vec<_> = counts.failing().cloned().collect();
+            return self.open(now, &failed, reason);
+        }
+        let Some(reason) = of_branch else { return };
+        counts.forget(branch);
+        self.branches.fails(branch, now, now + self.settings.reset_timeout);
+        if !self.branches.others_answered(now, branch) {
+            self.reason = Some(reason);
+            self.turn_to(Inner::HalfOpen(Trials {
+                failed: Some(Arc::clone(branch)),
+                ..Trials::default()
+            }));
+        }
+    }
+
+    fn trial_succeeded(&mut self, branch: &Arc<str>) {
+        let Inner::HalfOpen(trials) = &mut self.inner else {
+            return;
+        };
+        trials.ended(branch);
+        trials.answered.push(Arc::clone(branch));
+        let of_another = trials.failed.take_if(|failed| failed == branch).is_none() && trials.failed.is_some();
+        if of_another || trials.answered.len() >= TRIALS as usize {
+            self.close();
+        }
+    }
+
+    /// A trial failed, so its branch waits. `is_new`: that is not known from before.
+    fn trial_failed(&mut self, now: Instant, branch: &Arc<str>, is_new: bool) {
+        let Inner::HalfOpen(trials) = &mut self.inner else {
+            return;
+        };
+        if is_new {
+            self.branches.fails(branch, now, now + self.settings.reset_timeout);
+        }
+        trials.under_way.retain(|one| one != branch);
+        trials.answered.retain(|one| one != branch);
+        if !trials.answered.is_empty() {
+            return self.close();
+        }
+        match &trials.failed {
+            Some(other) if other != branch && is_new => {
+                let failed = [Arc::clone(other), Arc::clone(branch)];
+                self.open(now, &failed, "trial requests of several branches failed".into());
             }
-            (Inner::HalfOpen { succeeded, .. }, RequestOutcome::Success) => {
-                *succeeded += 1;
-                if *succeeded >= TRIALS {
-                    self.turn_to(Inner::Closed(Counts::default()));
-                    self.reason = None;
-                }
+            Some(other) if other != branch => {}
+            _ => {
+                trials.failed = Some(Arc::clone(branch));
+                self.reason = Some("a trial request failed".into());
             }
-            (Inner::HalfOpen { .. }, RequestOutcome::Failure) => self.open(now, "a trial request failed".into()),
-            (Inner::HalfOpen { begun, .. }, RequestOutcome::Abandoned) => *begun = begun.saturating_sub(1),
-            (Inner::Open { .. }, _) | (Inner::Closed(_), RequestOutcome::Abandoned) => {}
         }
     }
 
@@ -334,11 +408,23 @@ impl Breaker {
 
     /// The report for the other instances.
     pub fn report(&self, now: Instant) -> BreakerReport {
+        let of_one = self.of_one(now);
+        let remaining = match of_one {
+            Some((_, wait)) => Some(wait),
+            None => self.wait(now).flatten(),
+        };
         BreakerReport {
             state: self.state(now),
             reason: self.reason.clone(),
-            remaining: self.wait(now).flatten().unwrap_or_default(),
+            remaining: remaining.unwrap_or_default(),
+            is_of_one: of_one.is_some(),
+            failing: self.branches.report(now, of_one.map(|(branch, _)| branch)),
         }
+    }
+
+    /// Forgets what is not needed any more.
+    pub fn tidy(&mut self, now: Instant) {
+        self.branches.tidy(now);
     }
 
     /// Applies the report of another instance; returns whether it did.
@@ -351,27 +437,48 @@ impl Breaker {
         if !self.settings.enabled || attendance.works(now) {
             return false;
         }
-        let remaining = match report.state {
-            BreakerState::Closed => {
-                self.turn_to(Inner::Closed(Counts::default()));
-                self.reason = None;
+        let longest = self.settings.reset_timeout;
+        self.branches.adopt(now, &report.failing, longest);
+        let remaining = match (report.state, report.failing.first()) {
+            (BreakerState::Closed, _) => {
+                self.close();
                 return true;
             }
-            BreakerState::Open => report.remaining.min(self.settings.reset_timeout),
+            (BreakerState::Open, Some(failing)) if report.is_of_one => {
+                let failed = Some(Arc::clone(&failing.branch));
+                self.turn_to(Inner::HalfOpen(Trials {
+                    failed,
+                    ..Trials::default()
+                }));
+                self.reason = report.reason;
+                return true;
+            }
+            (BreakerState::Open, _) => report.remaining.min(longest),
             // Taken as open with no time left, so an instance that takes over begins with its own trials.
-            BreakerState::HalfOpen => Duration::ZERO,
+            (BreakerState::HalfOpen, _) => Duration::ZERO,
         };
         self.turn_to(Inner::Open { until: now + remaining });
         self.reason = report.reason;
         true
     }
 
-    fn open(&mut self, now: Instant, reason: String) {
-        if self.settings.enabled {
-            let until = now + self.settings.reset_timeout;
-            self.turn_to(Inner::Open { until });
-            self.reason = Some(reason);
-        }
+    /// Opens for all. `failed`: the branches that let the others go first afterwards, beside those that are failing.
+    fn open(&mut self, now: Instant, failed: &[Arc<str>], reason: String) {
+        let reset = self.settings.reset_timeout;
+        let until = now + reset;
+        let yields = if failed.is_empty() {
+            Duration::ZERO
+        } else {
+            (reset / YIELD_PART).min(MAX_YIELD)
+        };
+        self.branches.all_wait(failed, until + yields);
+        self.turn_to(Inner::Open { until });
+        self.reason = Some(reason);
+    }
+
+    fn close(&mut self) {
+        self.turn_to(Inner::Closed(SharedCounts::default()));
+        self.reason = None;
     }
 
     fn turn_to(&mut self, inner: Inner) {

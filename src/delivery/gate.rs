@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::{broadcast, watch};
 
-use super::breaker::{Attendance, Breaker, BreakerReport, BreakerState, Permit, RequestOutcome};
+use super::breaker::{Attendance, Breaker, BreakerReport, BreakerState, NotNow, Permit, RequestOutcome};
 use crate::config;
 
 pub mod shared;
@@ -67,6 +67,7 @@ impl Gate {
 
     fn before(settings: config::Breaker, target: GateTarget) -> Self {
         target.show(BreakerState::Closed);
+        target.show_failing(0);
         Self {
             target,
             inner: Mutex::new(GateState {
@@ -93,19 +94,18 @@ impl Gate {
         )
     }
 
-    /// Whether a request could be made now.
+    /// Whether a request of some branch could be made now.
     pub fn is_passable(&self) -> bool {
         let (mut gate, now) = (self.lock(), Instant::now());
         gate.attendance.looked(now);
         gate.breaker.wait(now).is_none()
     }
 
-    /// How long until a request can be made; `None` when it can be made now, `Some(None)` when that depends on the end of
-    /// other requests.
-    pub fn wait(&self) -> Option<Option<Duration>> {
+    /// Why a request of this branch cannot be made now; none if it can.
+    pub fn not_now(&self, branch: &str) -> Option<NotNow> {
         let (mut gate, now) = (self.lock(), Instant::now());
         gate.attendance.looked(now);
-        gate.breaker.wait(now)
+        gate.breaker.not_now(now, branch)
     }
 
     /// Waits until one could.
@@ -132,16 +132,17 @@ impl Gate {
         }
     }
 
-    /// Asks to make one request now.
-    pub fn enter(self: &Arc<Self>) -> Option<Pass> {
+    /// Asks to make one request of this branch now.
+    ///
+    /// # Errors
+    /// Why it cannot be made.
+    pub fn enter(self: &Arc<Self>, branch: &str) -> Result<Pass, NotNow> {
         let permit = self.change(Finder::Ourselves, |gate, now| {
-            let permit = gate.breaker.permit(now);
-            if permit.is_some() {
-                gate.attendance.request_begins(now);
-            }
-            permit
-        });
-        permit.map(|permit| Pass {
+            let permit = gate.breaker.permit(now, branch)?;
+            gate.attendance.request_begins(now);
+            Ok(permit)
+        })?;
+        Ok(Pass {
             gate: Arc::clone(self),
             permit,
             outcome: RequestOutcome::Abandoned,
@@ -156,7 +157,11 @@ impl Gate {
     /// Handles a report of another instance; returns whether it was applied, which is the case unless this instance works on the stage.
     pub fn hear(&self, report: BreakerReport) -> bool {
         self.change(Finder::Another, |gate, now| {
-            gate.breaker.hear(now, &gate.attendance, report)
+            let is_heard = gate.breaker.hear(now, &gate.attendance, report);
+            if is_heard {
+                self.target.show_failing(gate.breaker.failing());
+            }
+            is_heard
         })
     }
 
@@ -169,6 +174,7 @@ impl Gate {
             let works = gate.attendance.works(now);
             let finder = if works { Finder::Ourselves } else { Finder::Another };
             let turn = self.turn(&mut gate, now, finder);
+            gate.breaker.tidy(now);
             (works.then(|| gate.breaker.report(now)), turn, finder)
         };
         if let Some(turn) = turn {
@@ -246,6 +252,25 @@ impl GateTarget {
         }
     }
 
+    /// In the log: requests of a branch wait, or do not any more.
+    fn tell_of_branch(&self, branch: &str, is_failing: bool) {
+        match (self, is_failing) {
+            // It has one breaker for all branches.
+            (Self::Provider(_), _) => {}
+            (Self::Backend, true) => tracing::warn!(branch, "the backend fails for this branch: its orders wait"),
+            (Self::Backend, false) => {
+                tracing::info!(branch, "the backend does not fail for this branch alone any more")
+            }
+        }
+    }
+
+    /// In the metrics: how many branches the backend fails for.
+    fn show_failing(&self, count: usize) {
+        if matches!(self, Self::Backend) {
+            metrics::gauge!("circuit_breaker_failing_branches").set(count as f64);
+        }
+    }
+
     /// In the metrics.
     fn show(&self, state: BreakerState) {
         for one in [BreakerState::Closed, BreakerState::Open, BreakerState::HalfOpen] {
@@ -303,10 +328,19 @@ impl Pass {
 impl Drop for Pass {
     fn drop(&mut self) {
         let outcome = std::mem::replace(&mut self.outcome, RequestOutcome::Abandoned);
-        let permit = self.permit;
-        self.gate.change(Finder::Ourselves, |gate, now| {
-            gate.attendance.request_ends(now);
-            gate.breaker.record(now, permit, outcome);
+        let (gate, permit) = (&self.gate, &self.permit);
+        let is_failing = gate.change(Finder::Ourselves, |state, now| {
+            let before = state.breaker.is_failing(permit.branch());
+            state.attendance.request_ends(now);
+            state.breaker.record(now, permit, outcome);
+            let is_failing = state.breaker.is_failing(permit.branch());
+            (is_failing != before).then(|| {
+                gate.target.show_failing(state.breaker.failing());
+                is_failing
+            })
         });
+        if let Some(is_failing) = is_failing {
+            gate.target.tell_of_branch(permit.branch(), is_failing);
+        }
     }
 }

@@ -123,6 +123,11 @@ pub trait Stage: Send + Sync + 'static {
     /// Whether [`Self::ready`] would return at once.
     fn is_ready(&self) -> bool;
 
+    /// Whether events wait for what [`Self::WAITS_FOR`] names.
+    fn is_held_up(&self) -> bool {
+        !self.is_ready()
+    }
+
     /// Waits until this instance knows enough to take the stage over; until then others may.
     fn prepared(&self) -> impl Future<Output = ()> + Send {
         async {}
@@ -450,7 +455,7 @@ impl<S: Stage> Worker<S> {
     ) -> anyhow::Result<()> {
         let taking = in_flight.queue.has_room() && self.stage.is_ready();
         in_flight.gaps.compare(seen.handed_out, taking)?;
-        let stopped_by = (!self.stage.is_ready()).then_some(S::WAITS_FOR);
+        let stopped_by = self.stage.is_held_up().then_some(S::WAITS_FOR);
         gauges.note(seen, context, in_flight, stopped_by);
         due::take_up_aged(self.journal.identity().aged_up_to(), context, in_flight);
         Ok(())

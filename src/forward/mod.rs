@@ -16,6 +16,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
     delivery::{
+        breaker::{BreakerState, NotNow},
         gate::{Gate, Pass},
         stage::{Before, RequestFacts, Stage, permission},
         superseded::KnownAcceptances,
@@ -30,7 +31,7 @@ use crate::{
     memory::Orders,
     order::{body, model::AmendmentKind},
     registry::NotEnabled,
-    retry::{Failure, LEAST_PAUSE, Next, Schedule},
+    retry::{Failure, LEAST_PAUSE, Next, Schedule, spread},
 };
 
 pub mod client;
@@ -63,6 +64,8 @@ const RECEIPT: &str = "receipt";
 const UNKNOWN_ORDER_RETRIES: u32 = 2;
 /// How long an event waits where the log does not say what was before it.
 const LOG_AWAY: Duration = Duration::from_secs(1);
+/// How long an event is parked at least while the trials of its branch are under way.
+const TRIALS_TAKE: Duration = Duration::from_secs(5);
 
 /// What differs from provider to provider.
 #[derive(Debug, Default)]
@@ -155,7 +158,7 @@ impl Forward {
     ///
     /// # Errors
     /// If the stage is handed over, or the breaker is open.
-    fn pass(&self) -> Result<Pass, Failure> {
+    fn pass(&self, event: &Recorded) -> Result<Pass, Failure> {
         let held = |cause: &str| Failure::Hold {
             cause: cause.into(),
             pause: LEAST_PAUSE,
@@ -163,7 +166,10 @@ impl Forward {
         if permission::begin().is_err() {
             return Err(held("another instance has the stage, or is about to"));
         }
-        self.gate.enter().ok_or_else(|| held("the circuit breaker is open"))
+        self.gate.enter(branch_of(event)).map_err(|not_now| match not_now {
+            NotNow::All(_) => held("the circuit breaker is open"),
+            NotNow::Branch(wait) => of_branch(event, wait),
+        })
     }
 
     /// What follows when the backend accepted the order.
@@ -350,6 +356,11 @@ impl Stage for Forward {
         self.gate.is_passable()
     }
 
+    fn is_held_up(&self) -> bool {
+        // It also counts as open where only one branch waits, and no other has an order.
+        !self.gate.is_passable() || self.gate.state().0 == BreakerState::Open
+    }
+
     async fn prepared(&self) {
         self.identity.orders.warm().await;
     }
@@ -384,6 +395,11 @@ impl Stage for Forward {
         if let Some(error) = self.unknown_rules(event)? {
             return Ok(self.dead(attempt, request - 1, error));
         }
+        let is_expired = self.expires(event).is_some_and(|at| at <= Utc::now());
+        // Before the log is read for it.
+        if !is_expired && let Some(NotNow::Branch(wait)) = self.gate.not_now(branch_of(event)) {
+            return Err(of_branch(event, wait));
+        }
         let plan = self
             .identity
             .plan(event, request == 1)
@@ -400,7 +416,7 @@ impl Stage for Forward {
             attempt.confirming = Some(other.sequence);
         }
         let is_news = matches!(plan, Plan::News(..) | Plan::Amend { .. });
-        if !is_news && self.expires(event).is_some_and(|at| at <= Utc::now()) {
+        if !is_news && is_expired {
             return Ok(self.dead(attempt, request - 1, expired(event)));
         }
         self.post(attempt, &posting, summary, plan).await
@@ -424,6 +440,21 @@ impl Stage for Forward {
 
     fn waits_for_creation(attempt: &Recorded) -> bool {
         serde_json::from_slice::<ForwardFailed>(&attempt.payload).is_ok_and(|failed| failed.waits_for_order)
+    }
+}
+
+/// The branch that the backend may fail for alone.
+fn branch_of(event: &Recorded) -> &str {
+    event.envelope.branch.as_deref().unwrap_or(&event.envelope.provider)
+}
+
+/// The backend fails for the event's branch: its requests wait so long, or for the end of its trials.
+fn of_branch(event: &Recorded, wait: Duration) -> Failure {
+    let parked = wait.max(TRIALS_TAKE);
+    Failure::OfBranch {
+        after: wait,
+        // What is parked comes back over time.
+        parked: parked + spread(parked, 1, event.run_id()),
     }
 }
 

@@ -29,7 +29,7 @@ impl Forward {
     ) -> Result<(AnswerVerdict, bool), Failure> {
         let Attempt { event, request, .. } = attempt;
         let _slot = self.client.slot().await;
-        let pass = self.pass()?;
+        let pass = self.pass(event)?;
         let (asked, is_trial) = (Instant::now(), pass.is_trial());
         let verdict = self.client.forward(post, &event.envelope, posting).await;
         self.measured.request(verdict.label(), asked.elapsed());

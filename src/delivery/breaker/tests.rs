@@ -4,9 +4,13 @@ use std::collections::VecDeque;
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{attendance::LINGER, *};
+
+mod several;
 
 const RESET: Duration = Duration::from_secs(30);
+/// The branch of tests with one.
+const BRANCH: &str = "b-1";
 
 fn breaker() -> Breaker {
     Breaker::new(config::Breaker {
@@ -16,10 +20,14 @@ fn breaker() -> Breaker {
     })
 }
 
+fn permit(breaker: &mut Breaker, now: Instant) -> Option<Permit> {
+    breaker.permit(now, BRANCH).ok()
+}
+
 /// One request that begins and ends now.
 fn ends(breaker: &mut Breaker, now: Instant, outcome: RequestOutcome) {
-    let permit = breaker.permit(now).expect("it is let through");
-    breaker.record(now, permit, outcome);
+    let permit = permit(breaker, now).expect("it is let through");
+    breaker.record(now, &permit, outcome);
 }
 
 fn fail(breaker: &mut Breaker, now: Instant, times: u32) {
@@ -30,7 +38,7 @@ fn fail(breaker: &mut Breaker, now: Instant, times: u32) {
 
 /// So many trials.
 fn trials(breaker: &mut Breaker, now: Instant, count: usize) -> Vec<Permit> {
-    (0..count).map(|_| breaker.permit(now).expect("a trial")).collect()
+    (0..count).map(|_| permit(breaker, now).expect("a trial")).collect()
 }
 
 #[test]
@@ -42,7 +50,7 @@ fn opens_after_five_failures_in_a_row_only() {
     assert_eq!(breaker.state(now), BreakerState::Closed);
     fail(&mut breaker, now, 1);
     assert_eq!(breaker.state(now), BreakerState::Open);
-    assert!(breaker.permit(now + RESET - Duration::from_millis(1)).is_none());
+    assert!(permit(&mut breaker, now + RESET - Duration::from_millis(1)).is_none());
 }
 
 #[test]
@@ -52,9 +60,9 @@ fn three_trials_close_it_and_one_failure_opens_it_again() {
     let later = now + RESET;
     assert_eq!(breaker.state(later), BreakerState::HalfOpen);
     let permits = trials(&mut breaker, later, 3);
-    assert!(breaker.permit(later).is_none(), "a fourth trial");
-    breaker.record(later, permits[0], RequestOutcome::Success);
-    breaker.record(later, permits[1], RequestOutcome::Failure);
+    assert!(permit(&mut breaker, later).is_none(), "a fourth trial");
+    breaker.record(later, &permits[0], RequestOutcome::Success);
+    breaker.record(later, &permits[1], RequestOutcome::Failure);
     assert_eq!(breaker.state(later), BreakerState::Open);
     let again = later + RESET;
     for _ in 0..3 {
@@ -69,10 +77,10 @@ fn an_abandoned_trial_makes_room_for_another() {
     fail(&mut breaker, now, 5);
     let later = now + RESET;
     let permits = trials(&mut breaker, later, 3);
-    assert_eq!(breaker.wait(later), Some(None));
-    breaker.record(later, permits[0], RequestOutcome::Abandoned);
-    assert_eq!(breaker.wait(later), None);
-    assert!(breaker.permit(later).is_some());
+    assert_eq!(breaker.not_now(later, BRANCH), Some(NotNow::Branch(Duration::ZERO)));
+    breaker.record(later, &permits[0], RequestOutcome::Abandoned);
+    assert_eq!(breaker.not_now(later, BRANCH), None);
+    assert!(permit(&mut breaker, later).is_some());
 }
 
 #[test]
@@ -116,6 +124,8 @@ fn report_of(state: BreakerState, remaining: Duration) -> BreakerReport {
         state,
         reason,
         remaining,
+        is_of_one: false,
+        failing: Vec::new(),
     }
 }
 
@@ -128,8 +138,8 @@ fn a_standby_adopts_state_reason_and_time_left() {
     assert!(stands_by.hear(elsewhere, &Attendance::default(), works.report(later)));
     assert_eq!(stands_by.reason(), Some("401"));
     let end = elsewhere + Duration::from_secs(10);
-    assert!(stands_by.permit(end - Duration::from_millis(1)).is_none());
-    assert!(stands_by.permit(end).is_some(), "the first of its trials");
+    assert!(permit(&mut stands_by, end - Duration::from_millis(1)).is_none());
+    assert!(permit(&mut stands_by, end).is_some(), "the first of its trials");
     assert_eq!(stands_by.state(end), BreakerState::HalfOpen);
     // Closed on the working instance, so closed here.
     assert!(stands_by.hear(
@@ -199,8 +209,8 @@ proptest! {
         let mut heard_after_change = true;
         for (step, millis, arrives, late) in steps {
             now += Duration::from_millis(millis);
-            if let Some(permit) = works.permit(now) {
-                works.record(now, permit, match step { 0 => RequestOutcome::Success, 1 => RequestOutcome::Failure, _ => RequestOutcome::Misconfigured("401".into()) });
+            if let Some(permit) = permit(&mut works, now) {
+                works.record(now, &permit, match step { 0 => RequestOutcome::Success, 1 => RequestOutcome::Failure, _ => RequestOutcome::Misconfigured("401".into()) });
                 heard_after_change = false;
             }
             if arrives {
@@ -213,7 +223,7 @@ proptest! {
         }
         if heard_after_change {
             let then = now + Duration::from_millis(takeover);
-            prop_assert!(works.state(then) != BreakerState::Open || stands_by.permit(then).is_none());
+            prop_assert!(works.state(then) != BreakerState::Open || permit(&mut stands_by, then).is_none());
             // It begins later by at most the report's delay.
             let later = then + Duration::from_secs(1);
             prop_assert!(works.state(then) == BreakerState::Open || stands_by.state(later) != BreakerState::Open);
@@ -238,7 +248,7 @@ proptest! {
             prop_assert!(stands_by.hear(now, &Attendance::default(), report));
         }
         prop_assert_eq!(before, format!("{works:?}"));
-        prop_assert!(stands_by.permit(now + RESET).is_some());
+        prop_assert!(permit(&mut stands_by, now + RESET).is_some());
     }
 
     /// Whatever happens in whatever order: it never lets more than the trials through before it closed again, and it
@@ -253,7 +263,7 @@ proptest! {
             let half_open = breaker.state(now) == BreakerState::HalfOpen;
             let outcome = match step {
                 0 => {
-                    under_way.extend(breaker.permit(now));
+                    under_way.extend(permit(&mut breaker, now));
                     None
                 }
                 1 => Some(RequestOutcome::Success),
@@ -261,18 +271,18 @@ proptest! {
                 _ => Some(RequestOutcome::Abandoned),
             };
             if let Some(outcome) = outcome && let Some(permit) = under_way.pop() {
-                breaker.record(now, permit, outcome);
+                breaker.record(now, &permit, outcome);
             }
             if half_open && step == 0 {
                 let mut passed = 0;
-                while breaker.state(now) == BreakerState::HalfOpen && let Some(permit) = breaker.permit(now) {
+                while breaker.state(now) == BreakerState::HalfOpen && let Some(permit) = permit(&mut breaker, now) {
                     passed += 1;
                     under_way.push(permit);
                     prop_assert!(passed <= TRIALS);
                 }
             }
         }
-        for permit in under_way { breaker.record(now, permit, RequestOutcome::Success); }
+        for permit in under_way { breaker.record(now, &permit, RequestOutcome::Success); }
         let much_later = now + RESET * 2;
         prop_assert!(breaker.wait(much_later).is_none() || matches!(breaker.state(much_later), BreakerState::HalfOpen));
     }
@@ -289,13 +299,13 @@ proptest! {
         let mut ends: Vec<(Instant, Permit, bool)> = requests.into_iter().map(|(after, takes, kind)| {
             begins += Duration::from_millis(after);
             // All of them begin in the first state.
-            let permit = Permit { begun: begins, turn: 0, is_trial: false };
+            let permit = permit(&mut breaker, begins).unwrap();
             (begins + Duration::from_millis(takes), permit, kind >= failing)
         }).collect();
         ends.sort_by_key(|(at, ..)| *at);
         let first = ends[0].1.begun;
         for (count, (now, permit, succeeds)) in ends.iter().enumerate() {
-            breaker.record(*now, *permit, if *succeeds { RequestOutcome::Success } else { RequestOutcome::Failure });
+            breaker.record(*now, permit, if *succeeds { RequestOutcome::Success } else { RequestOutcome::Failure });
             let ended = &ends[..=count];
             let answered = ended.iter().filter(|end| end.2).map(|end| end.1.begun).max();
             let row = ended.iter().rev().take_while(|end| !end.2);
@@ -320,11 +330,11 @@ proptest! {
         let mut hanging: VecDeque<(Instant, Permit)> = VecDeque::new();
         for (after, hangs) in requests {
             now += Duration::from_millis(after);
-            while let Some((ends, permit)) = hanging.front().copied() && ends <= now {
+            while let Some((ends, permit)) = hanging.front().cloned() && ends <= now {
                 hanging.pop_front();
-                breaker.record(ends, permit, RequestOutcome::Failure);
+                breaker.record(ends, &permit, RequestOutcome::Failure);
             }
-            if hangs { hanging.push_back((now + Duration::from_millis(hang), breaker.permit(now).unwrap())); }
+            if hangs { hanging.push_back((now + Duration::from_millis(hang), permit(&mut breaker, now).unwrap())); }
             for _ in 0..2 { ends(&mut breaker, now, RequestOutcome::Success); }
             prop_assert_eq!(breaker.state(now), BreakerState::Closed);
         }
@@ -334,13 +344,13 @@ proptest! {
     #[test]
     fn requests_of_an_earlier_state_do_not_count(outcomes in prop::collection::vec(0u8..4, 1..20), half_open: bool) {
         let (mut breaker, now) = (breaker(), Instant::now());
-        let early: Vec<Permit> = outcomes.iter().map(|_| breaker.permit(now).unwrap()).collect();
+        let early: Vec<Permit> = outcomes.iter().map(|_| permit(&mut breaker, now).unwrap()).collect();
         fail(&mut breaker, now, 5);
         let later = if half_open { now + RESET } else { now };
         if half_open { trials(&mut breaker, later, 1); }
         let before = format!("{breaker:?}");
         for (permit, outcome) in early.into_iter().zip(outcomes) {
-            breaker.record(later, permit, match outcome {
+            breaker.record(later, &permit, match outcome {
                 0 => RequestOutcome::Success,
                 1 => RequestOutcome::Failure,
                 2 => RequestOutcome::Abandoned,

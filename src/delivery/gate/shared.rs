@@ -29,7 +29,7 @@ use uuid::Uuid;
 
 use super::Gate;
 use crate::{
-    delivery::breaker::{BreakerReport, BreakerState},
+    delivery::breaker::{BreakerReport, BreakerState, FailingBranch, MAX_REPORTED},
     journal::connection::Connection,
 };
 
@@ -61,6 +61,20 @@ struct BreakerMessage {
     /// Whether it was said before, or is known for other reasons; false for a change.
     #[serde(default)]
     repeat: bool,
+    /// Open, but only for the first of `branches`: requests of others are let through as trials. Earlier versions do not say it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    of_one_branch: bool,
+    /// Branches that the backend fails for: their requests wait. Earlier versions do not say it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    branches: Vec<BranchMessage>,
+}
+
+/// One of the branches that the backend fails for.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct BranchMessage {
+    branch: String,
+    remaining_ms: u64,
 }
 
 /// Publishes and receives reports until it is stopped.
@@ -138,6 +152,7 @@ impl BreakerSharing {
     async fn repeat(&mut self) {
         let Some(report) = self.gate.report() else { return };
         let is_due = report.state != BreakerState::Closed
+            || !report.failing.is_empty()
             || self.is_asked
             || self.last_said.is_none_or(|last| last.elapsed() >= REPEAT_CLOSED_EVERY);
         if is_due {
@@ -154,9 +169,17 @@ impl BreakerSharing {
             instance: self.instance.clone(),
             state: report.state,
             reason: report.reason,
-            // Rounded up, so that no instance sends a request earlier than this one would.
-            remaining_ms: u64::try_from(report.remaining.as_micros().div_ceil(1000)).unwrap_or(u64::MAX),
+            remaining_ms: millis(report.remaining),
             repeat,
+            of_one_branch: report.is_of_one,
+            branches: report
+                .failing
+                .into_iter()
+                .map(|one| BranchMessage {
+                    branch: one.branch.to_string(),
+                    remaining_ms: millis(one.remaining),
+                })
+                .collect(),
         };
         let Ok(payload) = serde_json::to_vec(&message) else {
             return;
@@ -171,6 +194,11 @@ impl BreakerSharing {
             Err(_) => tracing::debug!("circuit breaker's state not told in time"),
         }
     }
+}
+
+/// Rounded up, so that no instance sends a request earlier than this one would.
+fn millis(remaining: Duration) -> u64 {
+    u64::try_from(remaining.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
 }
 
 /// The report of another instance; none if the message is this instance's own, or unreadable.
@@ -191,6 +219,16 @@ fn read(payload: &[u8], own_name: &str) -> Option<BreakerReport> {
         state: message.state,
         reason: message.reason.map(tidy),
         remaining: Duration::from_millis(message.remaining_ms),
+        is_of_one: message.of_one_branch,
+        failing: message
+            .branches
+            .into_iter()
+            .take(MAX_REPORTED)
+            .map(|one| FailingBranch {
+                branch: Arc::from(one.branch),
+                remaining: Duration::from_millis(one.remaining_ms),
+            })
+            .collect(),
     })
 }
 
@@ -213,8 +251,26 @@ mod tests {
             state: BreakerState::Open,
             reason: Some("why".into()),
             remaining: Duration::from_millis(1500),
+            is_of_one: false,
+            failing: Vec::new(),
         };
-        assert_eq!(read_json(&message), Some(expected));
+        assert_eq!(read_json(&message), Some(expected.clone()));
+        // What this version adds.
+        let mut message = message;
+        message["ofOneBranch"] = json!(true);
+        message["branches"] = json!([{ "branch": "b-1", "remainingMs": 1500 }]);
+        let failing = vec![FailingBranch {
+            branch: "b-1".into(),
+            remaining: expected.remaining,
+        }];
+        assert_eq!(
+            read_json(&message),
+            Some(BreakerReport {
+                is_of_one: true,
+                failing,
+                ..expected
+            })
+        );
         for state in ["closed", "half_open"] {
             let message = json!({ "instance": "you", "state": state, "remainingMs": 0 });
             assert_eq!(read_json(&message).map(|report| report.state.as_str()), Some(state));

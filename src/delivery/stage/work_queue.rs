@@ -157,7 +157,7 @@ impl WorkQueue {
     }
 
     pub(super) fn is_crowded(&self) -> bool {
-        self.count() > CROWDED
+        self.count() > CROWDED || self.bytes > MAX_QUEUED_BYTES / 2
     }
 
     pub(super) fn is_queued(&self, sequence: u64) -> bool {
@@ -263,7 +263,7 @@ mod tests {
 
         let mut queue = none();
         queue.push(item(1, "CR-1", 16 * 1024 * 1024 - 1));
-        assert!(queue.has_room());
+        assert!(queue.has_room() && queue.is_crowded(), "large ones crowd it, too");
         queue.push(item(2, "CR-2", 1));
         assert!(!queue.has_room());
         let large = queue.next().unwrap();

@@ -290,6 +290,11 @@ pub const METRICS: &[Metric] = &[
         &[STATE],
         "1 for the current state of the breaker, 0 for the others",
     ),
+    gauge(
+        "circuit_breaker_failing_branches",
+        &[],
+        "Branches that the backend fails for: their orders wait, and the orders of other branches do not",
+    ),
     counter(
         "provider_requests_total",
         &[
