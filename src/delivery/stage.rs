@@ -139,6 +139,9 @@ pub trait Stage: Send + Sync + 'static {
         async { Ok(()) }
     }
 
+    /// Called when an event is received, in the log's order, before it is handled or parked.
+    fn arrived(&self, _: &Recorded) {}
+
     /// Called when an event of this stage is on the log.
     fn recorded(&self, _: &NewEvent, _: Appended) {}
 

@@ -343,6 +343,13 @@ impl Orders {
         self.note(&event.envelope, &event.payload, sequence);
     }
 
+    /// Notes a body that a stage received, before it is read from the log.
+    pub(crate) fn note_arrived(&self, event: &Recorded) {
+        if event.envelope.event_type == EventType::OrderTransformed {
+            self.note(&event.envelope, &event.payload, event.sequence);
+        }
+    }
+
     /// Notes an event that is on the log. Noting it twice changes nothing.
     fn note(&self, envelope: &Envelope, payload: &[u8], sequence: u64) {
         if envelope.event_type.is_for_provider() {

@@ -111,6 +111,67 @@ async fn a_backend_that_takes_two_orders_for_one_changes_no_row_of_the_other() {
     );
 }
 
+/// The backend has trouble with orders for a while. What another secret proves about an order of the same branch waits for it.
+///
+/// - `CR-20`: the platform announced it, and its branch cancels it by its own secret.
+/// - `CR-21`: the other way round.
+/// - `CR-22`: its branch announces it once more, with another total.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_and_its_cancellation_may_be_proven_by_different_secrets() {
+    let settings = |settings: Settings| {
+        settings
+            .set("CIRCUIT_BREAKER_ENABLED", false)
+            .set("RETRY_DELAYS", "500ms")
+    };
+    let tenants = Tenants::new(|more| settings(more).set("RETRY_MAX_ATTEMPTS", 50)).await;
+    let world = &tenants.outside.world;
+    let [by_platform, by_branch, twice] = ["CR-20", "CR-21", "CR-22"];
+    for id in [by_platform, by_branch, twice] {
+        world.backend.always_for(id, Some(Said::status(503)));
+    }
+    for (id, by) in [(by_platform, Platform), (by_branch, B), (twice, Platform)] {
+        tenants.send("careem", by, Some(B), &order(id)).await.event_id();
+    }
+    world.has_parked(3).await;
+    let cancelled = |id| change(id, "cancelled");
+    for (by, body) in [
+        (B, cancelled(by_platform)),
+        (Platform, cancelled(by_branch)),
+        (B, order(twice).replace("16.24", "26.24")),
+    ] {
+        tenants.send("careem", by, Some(B), &body).await.event_id();
+    }
+    world.log.wait_for(EventType::OrderTransformed, 6).await;
+    // Each order is tried several times more.
+    let before = world.backend.count();
+    world.backend.wait_for(before + 9).await;
+    let requests = world.backend.requests();
+    let is_order = |path: &str| path == crate::harness::backend::ORDERS;
+    let early: Vec<_> = requests
+        .iter()
+        .filter(|one| !is_order(&one.path))
+        .map(|one| &one.path)
+        .collect();
+    assert!(early.is_empty(), "before their orders: {early:?}");
+    for id in [by_platform, by_branch, twice] {
+        world.backend.always_for(id, None);
+    }
+    world.log.wait_for(EventType::OrderForwarded, 5).await;
+    let ignored = &world.log.payloads(EventType::OrderIgnored, 1).await[0];
+    assert_eq!(
+        (&ignored["reason"], &ignored["differs"]),
+        (&json!("DUPLICATE_ORDER"), &json!(true)),
+        "{ignored}"
+    );
+    let orders = world.backend.requests().into_iter().filter(|one| is_order(&one.path));
+    let keys: std::collections::BTreeSet<_> = orders
+        .filter(|one| one.external_order_id() == twice)
+        .map(|one| one.key().to_owned())
+        .collect();
+    assert_eq!(keys.len(), 1, "asked for as one order");
+    world.at_end(Ends::forwarded(5).ignored(1)).await;
+}
+
 impl Tenants {
     async fn has_rows(&self, order: &str, expected: &[&str]) {
         eventually(&format!("{order} has the rows {expected:?}"), PATIENCE, async || {

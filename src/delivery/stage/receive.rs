@@ -59,6 +59,7 @@ impl<S: Stage> Worker<S> {
             Err(codec::CodecError::Newer(event)) => newer.leave(S::NAME, sequence, event),
             Ok(event) if newer.holds_up(S::NAME, sequence, OrderKey::of(&event)) => {}
             Ok(event) => {
+                self.stage.arrived(&event);
                 // What is still needed of the message is where it is acknowledged.
                 message.message.headers = None;
                 queue.push(QueuedEvent {
