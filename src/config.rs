@@ -51,7 +51,7 @@ pub use self::{
     misspelt::{Misspelt, misspelt},
     nats::Nats,
     outbound::OutboundSettings,
-    provider_times::order_ttls,
+    provider_times::{announced_again, order_ttls},
     replayed::ReplayedProvider,
     retention::{Retention, order_memory},
     secrets::{Secrets, public_url, scheme},

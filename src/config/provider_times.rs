@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use super::{Bounds, ConfigError, Environment, catalogue, prefix};
-use crate::provider::declarative::file::File;
+use crate::{order::model::AmendmentKind, provider::declarative::file::File};
 
 const ORDER_TTL: Bounds<Duration> = Bounds {
     least: Duration::from_secs(1),
@@ -34,6 +34,16 @@ pub fn order_ttls(env: &Environment) -> Result<HashMap<String, Duration>, Config
         all.extend(order_ttl(env, &prefix(name))?.map(|ttl| (name.to_owned(), ttl)));
     }
     Ok(all)
+}
+
+/// What was done to an order that a provider announces again with another content, of all known providers with that rule.
+///
+/// # Errors
+/// If a provider's file is broken.
+pub fn announced_again(env: &Environment) -> Result<HashMap<String, AmendmentKind>, ConfigError> {
+    let catalogue = catalogue(env)?;
+    let of = |file: &File| Some((file.identity.name.clone(), file.events.announced_again?));
+    Ok(catalogue.iter().filter_map(|known| of(&known.file)).collect())
 }
 
 /// `<PROVIDER>_RESPONSE_WAIT`; none if it is not set, or `0s`.

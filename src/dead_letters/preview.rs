@@ -39,6 +39,8 @@ pub struct Preview {
     pub already_forwarded: Option<u64>,
     /// How many of the first [`Self::examined`] letters would end as superseded.
     pub superseded: u64,
+    /// How many of them would end as duplicates of orders that the backend has.
+    pub duplicates: u64,
     /// How many letters were examined for that.
     pub examined: u64,
     /// New orders that are older than their provider's `ORDER_TTL`. They would be sent nevertheless.
@@ -86,6 +88,7 @@ pub async fn read(log: &Log, options: &PreviewOptions<'_>) -> anyhow::Result<(Pr
     let causes = counting.causes.sorted();
     let preview = Preview {
         superseded: 0,
+        duplicates: 0,
         examined: 0,
         count: causes.iter().map(|cause| cause.count).sum(),
         oldest_at: causes.iter().map(|cause| cause.oldest_at).min(),

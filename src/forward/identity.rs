@@ -112,12 +112,17 @@ impl OrderIdentity {
 
     /// How an announcement ends when its order is there already by the first announcement; none if it has something to
     /// say about that order, or the log does not answer: then it is looked at again.
-    pub(super) async fn end_after(&self, event: &Recorded, forwarded: &Forwarded, first: &Recorded) -> Option<Ignored> {
+    pub(super) async fn end_after(
+        &self,
+        event: &Recorded,
+        order_id: Option<String>,
+        first: &Recorded,
+    ) -> Option<Ignored> {
         if first.envelope.root_id == event.envelope.root_id {
-            return Some(repeat(event, forwarded.internal_order_id.clone()));
+            return Some(repeat(event, order_id));
         }
         let known = self.orders.history(event).await.ok()?;
-        let created = (forwarded.clone(), Some(first.clone()));
+        let created = (order_id, Some(first.clone()));
         let plan = self.again(event, &known, created, false).await;
         match plan {
             Ok(Plan::End(ignored)) => Some(ignored),
@@ -229,7 +234,7 @@ impl OrderIdentity {
                 return Ok(Plan::Send(Posting::own(event)));
             }
         } else if self.is_repeat(event, &known).await? {
-            let order_id = created.and_then(|(forwarded, _)| forwarded.internal_order_id);
+            let order_id = created.and_then(|(order_id, _)| order_id);
             return Ok(Plan::End(repeat(event, order_id)));
         }
         if is_first && let Some(overtaken) = self.overtaken(event, &known).await? {
@@ -278,12 +283,12 @@ impl OrderIdentity {
         Ok(false)
     }
 
-    /// How the order was created, and by which body, where that is still on the log.
+    /// The backend's id of an order that was created, and the body that created it, where that is still on the log.
     async fn created(
         &self,
         event: &Recorded,
         known: &OrderEvents,
-    ) -> anyhow::Result<Option<(Forwarded, Option<Recorded>)>> {
+    ) -> anyhow::Result<Option<(Option<String>, Option<Recorded>)>> {
         for found in known.of_branch().filter(|found| found.state == EntryState::Created) {
             let Some(end) = self
                 .orders
@@ -293,7 +298,8 @@ impl OrderIdentity {
             else {
                 continue;
             };
-            let forwarded = serde_json::from_slice(&end.payload).context("an order.forwarded that cannot be read")?;
+            let forwarded: Forwarded =
+                serde_json::from_slice(&end.payload).context("an order.forwarded that cannot be read")?;
             // An older version did not record which body was forwarded, so the webhook's latest body before it is taken.
             let of_older = || {
                 let mut creations = known
@@ -307,7 +313,7 @@ impl OrderIdentity {
                 Some(sequence) => event_at(&self.log, sequence).await?,
                 None => None,
             };
-            return Ok(Some((forwarded, first)));
+            return Ok(Some((forwarded.internal_order_id, first)));
         }
         Ok(None)
     }

@@ -39,6 +39,7 @@ pub mod classify;
 mod answer;
 mod arrivals;
 pub mod evidence;
+pub mod foresight;
 pub mod identity;
 mod measured;
 mod overtaken;
@@ -228,7 +229,8 @@ impl Forward {
                     confirmed_by: Some(event.sequence),
                     ..facts(&first, request, &accepted, summary)
                 };
-                let end = self.identity.end_after(event, &facts, &first).await;
+                let order_id = facts.internal_order_id.clone();
+                let end = self.identity.end_after(event, order_id, &first).await;
                 let label = format!("confirmed/{}", event.run_id());
                 let mut record = self.created(&first, &label, accepted, facts);
                 if let Some(end) = end {

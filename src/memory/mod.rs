@@ -119,14 +119,23 @@ pub struct Orders {
 impl Orders {
     /// Nothing is known until [`Self::run`] runs.
     pub fn new(journal: &Journal, window: Duration) -> Self {
+        let (connection, identity) = (Arc::clone(journal.connection()), journal.identity().clone());
+        Self {
+            identity,
+            ..Self::of_log(connection, window)
+        }
+    }
+
+    /// For a command, which only reads the log.
+    pub(crate) fn of_log(connection: Arc<Connection>, window: Duration) -> Self {
         let window = crate::fault_injection::time("order_memory", window);
         // `order_memory` is at most 30 days, so it fits.
         let window = TimeDelta::from_std(window).unwrap_or(LONGEST_WAIT);
         let wait = crate::fault_injection::time("order_memory_wait", LONGEST_WAIT.to_std().unwrap_or_default());
         let kept = window + TimeDelta::from_std(wait).unwrap_or(LONGEST_WAIT);
         Self {
-            connection: Arc::clone(journal.connection()),
-            identity: journal.identity().clone(),
+            connection,
+            identity: LogIdentity::default(),
             window,
             kept,
             index: Mutex::new(Index::new(kept)),

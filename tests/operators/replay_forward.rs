@@ -203,3 +203,42 @@ async fn what_was_lost_is_sent() {
         (1, 1)
     );
 }
+
+/// Announcements that end as duplicates: the backend refused the first one of `CR-1` and took its correction. It refused both of `CR-2`, and
+/// would take them now; the first one creates the order. Dry runs say so, and the acts end so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_foretells_duplicates() {
+    let world = World::new().await;
+    let hub = world.hub().await;
+    world.backend.next_for("CR-1", [Answer::status(422)]);
+    world
+        .backend
+        .next_for("CR-2", [Answer::status(422), Answer::status(422)]);
+    for id in ["CR-1", "CR-2"] {
+        world.careem.post(&hub, &order(id)).await.event_id();
+        world
+            .careem
+            .post(&hub, &order(id).replace("16.24", "26.24"))
+            .await
+            .event_id();
+    }
+    world.at_end(Ends::forwarded(1).dead_lettered(3)).await;
+    let dry = ["dead-letters", "retry", "--all", "--dry-run"];
+    let dry = run(&world.nats.settings("hub"), &dry).await.expect_success().stdout;
+    assert!(dry.contains("2 would end as a duplicate"), "{dry}");
+    let again = ["--again", "--reason", "the backend was restored"];
+    let planned = found(&replay(&world, &[&again[..], &["--dry-run"]].concat()).await);
+    let expected = (json!(4), json!(2));
+    assert_eq!(
+        (planned["count"].clone(), planned["duplicates"].clone()),
+        expected,
+        "{planned}"
+    );
+    let sent = found(&replay(&world, &[&again[..], &["--yes"]].concat()).await);
+    assert_eq!(
+        (&sent["duplicates"], &sent["results"]),
+        (&json!(2), &json!({ "order.forwarded": 2, "order.ignored": 2 })),
+        "{sent}"
+    );
+    world.at_end(Ends::forwarded(2).ignored(2)).await;
+}

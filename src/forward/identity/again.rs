@@ -9,7 +9,7 @@ use crate::{
     },
     event::{
         Recorded,
-        outcome::{Forwarded, Ignored, SUPERSEDED},
+        outcome::{Ignored, SUPERSEDED},
     },
     forward::classify::RequestKind,
     memory::OrderEvents,
@@ -27,10 +27,9 @@ impl OrderIdentity {
         &self,
         event: &Recorded,
         known: &OrderEvents,
-        (forwarded, first): (Forwarded, Option<Recorded>),
+        (order_id, first): (Option<String>, Option<Recorded>),
         is_wanted: bool,
     ) -> anyhow::Result<Plan> {
-        let order_id = forwarded.internal_order_id;
         let Some(first) = first.filter(|first| [event, first].iter().all(|one| body::announced(&one.payload).is_ok()))
         else {
             return Ok(Plan::End(duplicate(event, order_id, None)));

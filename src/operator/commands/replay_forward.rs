@@ -14,15 +14,13 @@ use uuid::Uuid;
 
 use crate::{
     event::{EventId, EventType, Recorded, outcome::RetryRequested},
+    forward::foresight::{Foresight, Foretold, ToBeCreated, note_sent},
     journal::{
         codec::{self, Form},
         connection::Connection,
         read::{self, Entry, LogReader, Start, event_at, located_at},
     },
-    operator::{
-        dead_letters::acceptances::LogAcceptances,
-        queries::replay::{Asked, EventEnd, Range, Readings, Surveyed, survey},
-    },
+    operator::queries::replay::{Asked, EventEnd, Range, Readings, Surveyed, survey},
     projection::rebuild::{Progress, Tell},
 };
 
@@ -43,7 +41,7 @@ pub struct Wanted {
     /// Those that have an outcome, too.
     pub again: bool,
     /// `ORDER_MEMORY`: how long one number means one order.
-    pub window: TimeDelta,
+    pub window: Duration,
 }
 
 /// An event that is to be sent.
@@ -79,7 +77,9 @@ pub struct Planned {
     pub waiting: usize,
     /// Left out: new orders older than the `_ORDER_TTL` of their provider.
     pub expired: usize,
-    /// Left out: newer news of the order reached the backend.
+    /// Those of them that end without a request, because the order exists already.
+    pub duplicates: usize,
+    /// Left out: something newer about the order superseded them.
     pub overtaken: usize,
     #[serde(skip)]
     candidates: Vec<Candidate>,
@@ -131,31 +131,51 @@ pub async fn plan(log: &Connection, readings: &Readings, wanted: &Wanted, tell: 
         ..Planned::default()
     };
     let surveyed = survey(log, &range, tell).await?;
-    let of = surveyed.len() as u64;
-    let acceptances = LogAcceptances::new(log, wanted.window);
-    for (done, event) in surveyed.into_iter().enumerate() {
-        tell(Progress {
-            phase: "looking for newer news",
-            done: done as u64,
-            of,
-        });
-        let Some(candidate) = planned.consider(&event, wanted.again) else {
-            continue;
-        };
-        if is_expired(&event, readings) {
-            planned.expired += 1;
-        } else if is_overtaken(log, candidate, &acceptances).await? {
-            planned.overtaken += 1;
-        } else {
-            planned.lost += usize::from(event.end == EventEnd::Lost);
-            planned.candidates.push(candidate);
-        }
-    }
+    let foresight = Foresight::new(log.clone(), wanted.window, readings.announced_again());
+    let work = planned.foretell(log, surveyed, (wanted, readings, &foresight), tell);
+    Box::pin(foresight.during(work)).await?;
     planned.count = planned.candidates.len();
     Ok(planned)
 }
 
 impl Planned {
+    /// Looks how each event would end.
+    async fn foretell(
+        &mut self,
+        log: &Connection,
+        surveyed: Vec<Surveyed>,
+        (wanted, readings, foresight): (&Wanted, &Readings, &Foresight),
+        tell: Tell<'_>,
+    ) -> anyhow::Result<()> {
+        let of = surveyed.len() as u64;
+        let mut before = ToBeCreated::new();
+        for (done, event) in surveyed.into_iter().enumerate() {
+            tell(Progress {
+                phase: "looking how they would end",
+                done: done as u64,
+                of,
+            });
+            let Some(candidate) = self.consider(&event, wanted.again) else {
+                continue;
+            };
+            if is_expired(&event, readings) {
+                self.expired += 1;
+                continue;
+            }
+            match foretold(log, candidate, foresight, &mut before).await? {
+                Some(Foretold::Superseded(_) | Foretold::Repeat(_)) => {
+                    self.overtaken += 1;
+                    continue;
+                }
+                Some(Foretold::Duplicate(_)) => self.duplicates += 1,
+                None => {}
+            }
+            self.lost += usize::from(event.end == EventEnd::Lost);
+            self.candidates.push(candidate);
+        }
+        Ok(())
+    }
+
     /// Counts an event that is left out; otherwise it may be sent.
     fn consider(&mut self, event: &Surveyed, again: bool) -> Option<Candidate> {
         let left_out = match event.end {
@@ -190,20 +210,25 @@ fn is_expired(event: &Surveyed, readings: &Readings) -> bool {
     event.is_creation && ttl.is_some_and(|ttl| event.received_at + ttl <= Utc::now())
 }
 
-/// Whether newer news of its order reached the backend. The stage looks again when its turn comes.
-async fn is_overtaken(
+/// How it would end without a request. The stage decides again when its turn comes.
+async fn foretold(
     log: &Connection,
     candidate: Candidate,
-    acceptances: &LogAcceptances<'_>,
-) -> anyhow::Result<bool> {
+    foresight: &Foresight,
+    before: &mut ToBeCreated,
+) -> anyhow::Result<Option<Foretold>> {
     let Some(event) = event_at(log, candidate.sequence).await? else {
-        return Ok(false);
+        return Ok(None);
     };
     let event = Recorded {
         is_again: candidate.is_again,
         ..event
     };
-    Ok(acceptances.newer_than(event).await?.is_some())
+    let end = foresight.end_of(event.clone(), before).await?;
+    if end.is_none() {
+        note_sent(before, &event);
+    }
+    Ok(end)
 }
 
 /// Makes the requests, each of an order behind those before, and follows their results.

@@ -11,12 +11,7 @@ use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{
-    Retry,
-    acceptances::{LogAcceptances, window},
-    causes::CausesText,
-    counted, printable, time_text,
-};
+use super::{Retry, causes::CausesText, counted, foresight, printable, time_text};
 use crate::{
     config::{self, Environment},
     dead_letters::{
@@ -25,6 +20,7 @@ use crate::{
         preview::{self, Preview, PreviewOptions},
     },
     event::{Envelope, EventId, EventType, NewEvent},
+    forward::foresight::{Foresight, Foretold, ToBeCreated, note_sent},
     jobs::{
         WAKE_UP,
         board::{Board, Job, JobState},
@@ -155,15 +151,29 @@ async fn read_preview(log: &Log, environment: &Environment, options: &Retry) -> 
         },
     )
     .await?;
-    let acceptances = LogAcceptances::new(&log.connection, window(environment)?);
-    for sequence in to_examine {
+    if to_examine.is_empty() {
+        return Ok(preview);
+    }
+    let foresight = foresight(log, environment)?;
+    Box::pin(foresight.during(examine(log, &foresight, to_examine, &mut preview))).await?;
+    Ok(preview)
+}
+
+/// Counts how events of letters would end.
+async fn examine(log: &Log, foresight: &Foresight, events: Vec<u64>, preview: &mut Preview) -> anyhow::Result<()> {
+    let mut before = ToBeCreated::new();
+    for sequence in events {
         if let Some(event) = log.event(sequence).await? {
-            let newer = acceptances.newer_than(event).await?;
-            preview.superseded += u64::from(newer.is_some_and(|newer| !newer.is_repeat()));
+            match foresight.end_of(event.clone(), &before).await? {
+                Some(Foretold::Superseded(_)) => preview.superseded += 1,
+                Some(Foretold::Duplicate(_)) => preview.duplicates += 1,
+                Some(Foretold::Repeat(_)) => {}
+                None => note_sent(&mut before, &event),
+            }
         }
         preview.examined += 1;
     }
-    Ok(preview)
+    Ok(())
 }
 
 /// Asks before all open letters are retried, where there is a person to ask. A script that names `--all` goes on.
@@ -333,6 +343,13 @@ impl fmt::Display for PreviewText<'_> {
                 f,
                 "{} of the first {} would end as superseded",
                 preview.superseded, preview.examined
+            )?;
+        }
+        if preview.duplicates > 0 {
+            writeln!(
+                f,
+                "{} of the first {} would end as duplicates of orders that the backend has",
+                preview.duplicates, preview.examined
             )?;
         }
         if preview.expired > 0 {

@@ -3,7 +3,7 @@
 //! [`crate::dead_letters`] says what they are, and reads them from the log. An ignored event is no dead letter, but it can be retried, too:
 //! `--duplicates` and `--ignored` list such events, and `retry` takes their ids.
 
-use std::{process::ExitCode, str::FromStr};
+use std::{process::ExitCode, str::FromStr, sync::Arc};
 
 use anyhow::Context as _;
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -16,12 +16,12 @@ use crate::{
         find::{LetterKind, Log},
     },
     event::{EventId, stage},
+    forward::foresight::Foresight,
     jobs::payload::DEFAULT_RATE,
     journal::connection::{Connection, HUB_INBOX},
     text::parse_duration,
 };
 
-pub(in crate::operator) mod acceptances;
 pub(in crate::operator) mod causes;
 mod job;
 mod list;
@@ -252,4 +252,13 @@ mod tests {
             "CR\u{fffd}[2J1\u{fffd}\u{fffd}é\u{fffd}"
         );
     }
+}
+
+/// Foretells how letters would end.
+fn foresight(log: &Log, environment: &Environment) -> anyhow::Result<Arc<Foresight>> {
+    let (window, again) = (
+        config::order_memory(environment)?,
+        config::announced_again(environment)?,
+    );
+    Ok(Arc::new(Foresight::new(log.connection.clone(), window, again)))
 }

@@ -5,17 +5,13 @@
 //!
 //! Requests are published in the order of the dead letters, so the events of one order keep their sequence.
 
-use std::{fmt, io::Write, process::ExitCode};
+use std::{fmt, io::Write, process::ExitCode, sync::Arc};
 
 use anyhow::{Context as _, bail};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{
-    Retry,
-    acceptances::{LogAcceptances, window},
-    counted, job, printable,
-};
+use super::{Retry, counted, foresight, job, printable};
 use crate::{
     config::{Environment, EventLog},
     dead_letters::{
@@ -24,8 +20,8 @@ use crate::{
         letter::{Letter, ListedMessage},
         retry::{RETRY, Requester, event_of},
     },
-    delivery::superseded::NewerEvent,
     event::EventId,
+    forward::foresight::{Foresight, Foretold, ToBeCreated, note_sent},
     journal::form,
     operator::{
         acts::{self, Act, ActKind},
@@ -51,6 +47,9 @@ struct RequestedRetry {
     /// The event that the backend has already; only in a dry run.
     #[serde(skip_serializing_if = "Option::is_none")]
     repeat_of: Option<String>,
+    /// Why it would end as a duplicate; only in a dry run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duplicate: Option<String>,
 }
 
 /// A retry that could not be requested.
@@ -83,6 +82,9 @@ struct Report {
     /// How many of them the backend has already, from the same webhook; only in a dry run.
     #[serde(skip_serializing_if = "Option::is_none")]
     repeats: Option<usize>,
+    /// How many of them announce orders that another announcement created; only in a dry run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duplicates: Option<usize>,
     /// Menus that --all left out.
     menus_left_out: usize,
     /// Only for JSON, which is printed at the end; as text each is printed at once.
@@ -110,12 +112,14 @@ pub(super) async fn run(
             job: None,
         },
         as_json,
-        acceptances: LogAcceptances::new(&log.connection, window(environment)?),
+        foresight: foresight(log, environment)?,
+        before: ToBeCreated::new(),
         report: Report {
             dry_run: options.dry_run,
             count: 0,
             superseded: options.dry_run.then_some(0),
             repeats: options.dry_run.then_some(0),
+            duplicates: options.dry_run.then_some(0),
             menus_left_out: 0,
             asked: Vec::new(),
             failed: Vec::new(),
@@ -136,9 +140,17 @@ pub(super) async fn run(
         };
         Some(Act::begin(&log.connection, environment, &options.act, ActKind::Retry, arguments).await?)
     };
-    let result = match named {
-        Some(letters) => asking.ask(&letters).await,
-        None => asking.all(&filter, options.menus).await,
+    let foresight = Arc::clone(&asking.foresight);
+    let work = async {
+        match named {
+            Some(letters) => asking.ask(&letters).await,
+            None => asking.all(&filter, options.menus).await,
+        }
+    };
+    let result = if options.dry_run {
+        Box::pin(foresight.during(work)).await
+    } else {
+        Box::pin(work).await
     };
     if let Some(act) = act {
         let report = &asking.report;
@@ -156,7 +168,9 @@ struct Asking<'a> {
     requester: Requester,
     as_json: bool,
     /// For a dry run.
-    acceptances: LogAcceptances<'a>,
+    foresight: Arc<Foresight>,
+    /// What the retries before would create.
+    before: ToBeCreated,
     report: Report,
 }
 
@@ -219,8 +233,8 @@ impl Asking<'_> {
                     }
                 };
                 if self.report.dry_run {
-                    let newer = self.superseded(&given_up).await?;
-                    self.note(letter, given_up, newer)?;
+                    let end = self.foretold(&given_up).await?;
+                    self.note(letter, given_up, end)?;
                     continue;
                 }
                 let published = self.requester.publish(&self.log.connection, letter, &given_up);
@@ -242,24 +256,29 @@ impl Asking<'_> {
         Ok(())
     }
 
-    /// What superseded it; the stage checks again when it handles the request.
-    async fn superseded(&self, given_up: &GivenUp) -> anyhow::Result<Option<NewerEvent>> {
+    /// How it would end; the stage decides again when it handles the request.
+    async fn foretold(&mut self, given_up: &GivenUp) -> anyhow::Result<Option<Foretold>> {
         let Some(event) = self.log.event(given_up.sequence).await? else {
             return Ok(None);
         };
-        self.acceptances.newer_than(event).await
+        let end = self.foresight.end_of(event.clone(), &self.before).await?;
+        if end.is_none() {
+            note_sent(&mut self.before, &event);
+        }
+        Ok(end)
     }
 
-    fn note(&mut self, letter: &Letter, given_up: GivenUp, newer: Option<NewerEvent>) -> anyhow::Result<()> {
-        let (mut superseded_by, mut repeat_of) = (None, None);
-        if let Some(newer) = newer {
-            let (count, of) = if newer.is_repeat() {
-                (&mut self.report.repeats, &mut repeat_of)
-            } else {
-                (&mut self.report.superseded, &mut superseded_by)
+    fn note(&mut self, letter: &Letter, given_up: GivenUp, end: Option<Foretold>) -> anyhow::Result<()> {
+        let (mut superseded_by, mut repeat_of, mut duplicate) = (None, None, None);
+        if let Some(end) = end {
+            let report = &mut self.report;
+            let (count, of, why) = match end {
+                Foretold::Superseded(why) => (&mut report.superseded, &mut superseded_by, why),
+                Foretold::Repeat(why) => (&mut report.repeats, &mut repeat_of, why),
+                Foretold::Duplicate(why) => (&mut report.duplicates, &mut duplicate, why),
             };
             *count.get_or_insert(0) += 1;
-            *of = Some(newer.to_string());
+            *of = Some(why);
         }
         let envelope = &letter.event.envelope;
         let asked = RequestedRetry {
@@ -270,6 +289,7 @@ impl Asking<'_> {
             retry_id: envelope.id.derive(RETRY),
             superseded_by,
             repeat_of,
+            duplicate,
         };
         self.report.count += 1;
         if self.as_json {
@@ -277,10 +297,11 @@ impl Asking<'_> {
             return Ok(());
         }
         let verb = if self.report.dry_run { "would retry" } else { "retry of" };
-        let end = match (&asked.superseded_by, &asked.repeat_of) {
-            (Some(newer), _) => format!("; it would end as superseded: {newer}"),
-            (None, Some(same)) => format!("; it would end as a repeat: {same}"),
-            (None, None) => String::new(),
+        let end = match (&asked.superseded_by, &asked.repeat_of, &asked.duplicate) {
+            (Some(newer), ..) => format!("; it would end as superseded: {newer}"),
+            (_, Some(same), _) => format!("; it would end as a repeat: {same}"),
+            (_, _, Some(why)) => format!("; it would end as a duplicate: {why}"),
+            _ => String::new(),
         };
         let line = format!(
             "{verb} {}: {} {}, stage {}{end}",
@@ -321,6 +342,12 @@ impl fmt::Display for Report {
         }
         if let Some(repeats @ 1..) = self.repeats {
             writeln!(f, "{repeats} would end as a repeat of what the backend has")?;
+        }
+        if let Some(duplicates @ 1..) = self.duplicates {
+            writeln!(
+                f,
+                "{duplicates} would end as a duplicate of an order that the backend has"
+            )?;
         }
         match (self.count, self.dry_run) {
             (0, _) => write!(f, "nothing to retry"),

@@ -11,7 +11,6 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use chrono::TimeDelta;
 use serde_json::{Value, json};
 
 use self::text::{DiffText, PlannedText, SentAgainText, SentText};
@@ -266,7 +265,7 @@ async fn again(
     let wanted = Wanted {
         range: Asked::from(&what.range),
         again: what.again,
-        window: TimeDelta::from_std(config::order_memory(environment)?)?,
+        window: config::order_memory(environment)?,
     };
     let settings = config::Nats::from_environment(environment)?;
     let log = Connection::open(&settings, CONNECTION, HUB_INBOX).await?;

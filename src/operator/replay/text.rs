@@ -150,7 +150,14 @@ fn left_out(f: &mut fmt::Formatter<'_>, planned: &Planned) -> fmt::Result {
         (planned.ignored, "left out: nothing was left to do"),
         (planned.waiting, "left out: a stage has them"),
         (planned.expired, "left out: expired"),
-        (planned.overtaken, "left out: the backend has newer news of the order"),
+        (
+            planned.duplicates,
+            "of them end without a request: the order exists already (DUPLICATE_ORDER)",
+        ),
+        (
+            planned.overtaken,
+            "left out: something newer about the order superseded them",
+        ),
     ] {
         if count > 0 {
             write!(f, "\n{count} {what}")?;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::{
     config::{ConfigError, Environment, ReplayedProvider},
     event::Recorded,
+    order::model::AmendmentKind,
     provider::declarative::Declarative,
     transform::reading::Reading,
 };
@@ -42,6 +43,13 @@ impl Readings {
     /// How old a new order of a provider may be when it is forwarded; none: of any age.
     pub(in crate::operator) fn order_ttl(&self, provider: &str) -> Option<Duration> {
         self.0.get(provider)?.settings.order_ttl
+    }
+
+    /// What was done to an order that a provider announces again, by the provider's name.
+    pub(in crate::operator) fn announced_again(&self) -> HashMap<String, AmendmentKind> {
+        let all = self.0.iter();
+        all.filter_map(|(name, known)| Some((name.clone(), known.settings.file.events.announced_again?)))
+            .collect()
     }
 
     /// A provider; none if it is not known.
