@@ -6,7 +6,6 @@ use std::{collections::HashMap, sync::Arc};
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use chrono::{TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::classify::RequestKind;
@@ -16,11 +15,11 @@ use crate::{
         outcome::{DUPLICATE_ORDER, DUPLICATE_WEBHOOK, Forwarded, Ignored, SUPERSEDED},
     },
     journal::{
-        codec::{OrderKey, token},
+        codec::token,
         connection::Connection,
         read::{Entry, LogReader, Start, event_at},
     },
-    memory::{AnnouncedBy, EntryState, IndexEntry, OrderEvents, Orders},
+    memory::{AnnouncedBy, EntryState, OrderEvents, Orders},
     order::{body, model::AmendmentKind, status::Status},
 };
 
@@ -128,28 +127,6 @@ impl OrderIdentity {
             Ok(Plan::End(ignored)) => Some(ignored),
             _ => None,
         }
-    }
-
-    /// Whether an earlier event of the same order stands in another lane and has no outcome yet. The lane depends on whose secret proved a
-    /// webhook, and the order does not. An announcement waits for announcements only: news may wait for it. What was accepted longer ago
-    /// than `longest` is not waited for.
-    pub(super) async fn waits_in_another_lane(&self, event: &Recorded, longest: TimeDelta) -> anyhow::Result<bool> {
-        let (own, is_creation) = (OrderKey::of(event), event.envelope.is_creation());
-        let known = self.orders.known(event);
-        let is_awaited = |found: &IndexEntry| {
-            let is_before = found.sequence < event.sequence && found.state.is_open();
-            is_before && (found.state.is_creation() || !is_creation)
-        };
-        for found in known.of_branch().filter(is_awaited) {
-            let Some(earlier) = self.orders.read(event, found).await? else {
-                continue;
-            };
-            let is_recent = Utc::now() - earlier.envelope.received_at <= longest;
-            if is_recent && is_same_branch(&earlier, event) && OrderKey::of(&earlier) != own {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     /// Whether news are of an order that only another branch has. The transformation has asked the same, the tables as well; since
@@ -357,7 +334,7 @@ pub(super) fn status_of(event: &Recorded) -> Option<Status> {
     body::announced(&event.payload).ok()?.status
 }
 
-fn is_same_branch(one: &Recorded, other: &Recorded) -> bool {
+pub(super) fn is_same_branch(one: &Recorded, other: &Recorded) -> bool {
     one.envelope.branch == other.envelope.branch
 }
 

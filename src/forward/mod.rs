@@ -38,6 +38,7 @@ pub mod client;
 pub mod classify;
 mod answer;
 mod arrivals;
+mod behind;
 pub mod evidence;
 pub mod foresight;
 pub mod identity;
@@ -63,10 +64,6 @@ const RECEIPT: &str = "receipt";
 /// Retries that count after which a change of an order that the backend does not know is given up: with the contract's
 /// delays it waits six minutes for the event that creates the order.
 const UNKNOWN_ORDER_RETRIES: u32 = 2;
-/// How long an event waits before it is looked whether an earlier one of its order, in another lane, has its outcome: longer, the longer it
-/// has waited.
-const LEAST_BEHIND: Duration = Duration::from_millis(250);
-const MOST_BEHIND: Duration = Duration::from_secs(30);
 /// How long an event waits where the log does not say what was before it.
 const LOG_AWAY: Duration = Duration::from_secs(1);
 /// How long an event is parked at least while the trials of its branch are under way.
@@ -157,20 +154,6 @@ impl Forward {
             return Err(left);
         }
         Ok(event.run.is_none().then(|| NotEnabled::error(provider)))
-    }
-
-    /// How long an event waits because an earlier one of its order stands in another lane and has no outcome yet; none if there is none.
-    /// Nothing wakes it. An event that no stage has any more must not keep others for longer than it would have been retried.
-    ///
-    /// # Errors
-    /// If the log does not answer.
-    async fn behind_another_lane(&self, event: &Recorded) -> Result<Option<Duration>, Failure> {
-        let longest = TimeDelta::from_std(self.schedule.longest()).unwrap_or(TimeDelta::MAX);
-        let longest = longest.max(self.identity.orders.window());
-        let waits = self.identity.waits_in_another_lane(event, longest).await;
-        let waits = waits.map_err(|error| cannot_see(&error))?;
-        let age = (Utc::now() - event.envelope.received_at).to_std().unwrap_or_default();
-        Ok(waits.then(|| (age / 8).clamp(LEAST_BEHIND, MOST_BEHIND)))
     }
 
     /// The right to make one request now.
