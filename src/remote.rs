@@ -6,6 +6,7 @@ use std::{
 };
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header::CONTENT_TYPE};
+use chrono::TimeDelta;
 use secrecy::ExposeSecret;
 use serde_json::Value;
 use url::Url;
@@ -178,6 +179,11 @@ impl Remote {
             (None, None) => self.spec.base_url.clone(),
         };
         Ok(url.trim_end_matches('/').to_owned())
+    }
+
+    /// How far the provider's clock is ahead of ours, if it is far off.
+    pub(super) fn clock_difference(&self) -> TimeDelta {
+        self.tokens.clock.difference()
     }
 
     fn no_base(&self, why: NotAllowed) -> ErrorReport {
@@ -408,6 +414,7 @@ impl Remote {
                 .body(body);
         }
         let answer = ask(&self.http, asked, request.max_bytes).await?;
+        self.tokens.clock.told(answer.clock_ahead);
         Ok(match &self.spec.answer {
             Some(table) => Answer {
                 status: table.status(answer.status, &answer.body),

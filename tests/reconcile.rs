@@ -2,11 +2,11 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::Ordering},
 };
 
 use async_nats::jetstream;
-use chrono::{SecondsFormat, TimeDelta, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use reqwest::Method;
 use serde_json::{Value, json};
 use webhook_hub::{
@@ -247,6 +247,37 @@ async fn orders_of_an_outage_reach_the_backend_once_and_in_order() {
     }
 }
 
+/// The provider's clock is hours behind ours: its orders are as old as that clock says.
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_of_a_provider_with_a_wrong_clock_are_found() {
+    const BEHIND: i64 = 5 * 60;
+    let listed = Listed::new("delivery-hero", DELIVERY_HERO, "").await;
+    let (world, played) = (&listed.outside.world, &listed.outside.provider);
+    played.clock().store(-BEHIND * 60, Ordering::Relaxed);
+    took_in(&listed, &dispatched("dh-known", AWAY + BEHIND), AWAY).await;
+    played.lists(IDS, |query| {
+        let ids = match query["status"].as_str() {
+            "accepted" => vec!["dh-late", "dh-of-yesterday"],
+            _ => vec![],
+        };
+        json!({ "orderIdentifiers": ids, "count": ids.len() })
+    });
+    for (id, minutes) in [("dh-late", 30), ("dh-of-yesterday", 24 * 60)] {
+        let answer = json!({ "order": dispatched(id, minutes + BEHIND) });
+        played.has(&format!("/v2/chains/chain-1/orders/{id}"), &answer.to_string());
+    }
+    let hub = Hub::start(&listed.settings).await;
+    world.log.wait_for(EventType::OrderForwarded, 2).await;
+    world
+        .metrics_say(
+            &hub,
+            r#"reconciliation_readings_total{provider="delivery-hero",outcome="complete"} 1"#,
+        )
+        .await;
+    world.at_end(Ends::forwarded(2)).await;
+    assert_eq!(listed.made().await, pairs(&[("dh-late", "order_created")]));
+}
+
 const UBER_LIST: &str = "/v1/delivery/store/store-9/orders";
 
 /// Uber's list has two pages, of three orders; the queries that asked for it.
@@ -309,6 +340,18 @@ async fn a_list_with_pages_is_read_from_time_to_time_and_may_be_refused() {
     let since = asked.lock().unwrap()[0]["start_time"].clone();
     let first = world.log.wait_for(EventType::WebhookReceived, 1).await[0].envelope.time;
     assert_eq!(since, first.to_rfc3339_opts(SecondsFormat::Secs, true));
+    // Its clock is hours ahead, and so are the times that are asked for.
+    played.clock().store(5 * 3600, Ordering::Relaxed);
+    eventually("the list is read by the provider's clock", PATIENCE, async || {
+        let until = asked.lock().unwrap().last().unwrap()["end_time"].clone();
+        let time: DateTime<Utc> = until.parse().unwrap();
+        if time > Utc::now() + TimeDelta::hours(4) {
+            Ok(())
+        } else {
+            Err(until)
+        }
+    })
+    .await;
     // The application may not read the list of any store.
     let tokens = played.tokens();
     played.on("/v1/delivery/store/", Say::status(401));

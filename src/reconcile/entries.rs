@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -38,6 +38,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const LONGEST_TURN: Duration = Duration::from_secs(120);
 /// The share of a provider's rate that reading lists may take: one request in so many.
 const SHARE_OF_RATE: u32 = 4;
+/// By how much the provider's clock must differ from what it was thought to be for a list to be asked for once more.
+const OTHER_CLOCK: TimeDelta = TimeDelta::minutes(10);
 /// The key of requests for lists, where a provider takes one; see [`Caller`].
 const KEY: &str = "reconciliation";
 
@@ -172,16 +174,29 @@ impl<'a> Lists<'a> {
     /// Every order of a list, in its order.
     pub(super) async fn read(&mut self, place: &Place, list: &ListSpec) -> Result<Listing, Trouble> {
         let mut scope = place.scope.clone();
-        self.say_times(&mut scope);
+        let mut ahead = self.remote.clock_difference();
+        self.say_times(&mut scope, ahead);
         let (mut listing, mut next) = (Listing::default(), None::<String>);
         for _ in 0..MAX_PAGES {
             let target = match &next {
                 None => RequestTarget::Path(&list.path),
                 Some(parameter) => RequestTarget::PathAnd(&list.path, parameter),
             };
-            let body = self.ask(place, target, &mut scope).await?;
+            let mut body = self.ask(place, target, &mut scope).await?;
+            let found = self.remote.clock_difference();
+            if next.is_none() && (found - ahead).abs() > OTHER_CLOCK {
+                // Only the answer says what time it is there.
+                ahead = found;
+                self.say_times(&mut scope, ahead);
+                let target = RequestTarget::Path(&list.path);
+                body = self.ask(place, target, &mut scope).await?;
+            }
             let page = Page::read(&body, self.spec, list)?;
-            listing.orders.extend(page.orders);
+            let ours = |order: ListedOrder| ListedOrder {
+                placed_at: order.placed_at.map(|at| at - ahead),
+                ..order
+            };
+            listing.orders.extend(page.orders.into_iter().map(ours));
             listing.without_id += page.without_id;
             // A page that names itself would be read for ever.
             if page.next.is_none() || page.next == next {
@@ -207,16 +222,23 @@ impl<'a> Lists<'a> {
         Ok(part.unwrap_or(document).text().to_owned())
     }
 
-    fn say_times(&self, scope: &mut Scope) {
+    /// When an order was placed, by our clock: as its document says.
+    pub(super) fn placed_at(&self, document: Document<'_>) -> Option<DateTime<Utc>> {
+        placed_at(document, &self.spec.time).map(|at| at - self.remote.clock_difference())
+    }
+
+    /// The times of a list, for a provider with a clock that is so far ahead.
+    fn say_times(&self, scope: &mut Scope, ahead: TimeDelta) {
+        let (since, until) = (self.since + ahead, self.until + ahead);
         let hours = (self.until - self.since).num_minutes().max(1).div_euclid(60) + 1;
         let day = 24;
         for (name, value) in [
-            ("since", text(self.since)),
-            ("since_s", self.since.timestamp().into()),
-            ("since_ms", self.since.timestamp_millis().into()),
-            ("until", text(self.until)),
-            ("until_s", self.until.timestamp().into()),
-            ("until_ms", self.until.timestamp_millis().into()),
+            ("since", text(since)),
+            ("since_s", since.timestamp().into()),
+            ("since_ms", since.timestamp_millis().into()),
+            ("until", text(until)),
+            ("until_s", until.timestamp().into()),
+            ("until_ms", until.timestamp_millis().into()),
             ("hours", hours.min(day).into()),
         ] {
             scope.0.insert(name.into(), value);
@@ -352,7 +374,7 @@ fn scalar(of: Document<'_>, at: &Pointer) -> Option<String> {
 }
 
 /// When an order was placed, in an entry or a document of it.
-pub(super) fn placed_at(of: Document<'_>, places: &[Pointer]) -> Option<DateTime<Utc>> {
+fn placed_at(of: Document<'_>, places: &[Pointer]) -> Option<DateTime<Utc>> {
     places.iter().find_map(|at| clock::moment(&scalar(of, at)?))
 }
 

@@ -1,5 +1,7 @@
-//! A provider's clock, for what the hub signs with a time: a token of its own, or the fields of a body. If a provider refuses that and its
-//! answer's `Date` is far from the time that was signed, the hub signs once more with the provider's time.
+//! A provider's clock, by the `Date` of its answers.
+//!
+//! What the hub signs with a time (a token of its own, or the fields of a body) is signed with ours until a provider refuses it with a
+//! `Date` that is far from the time that was signed. Lists of orders are read by the provider's clock, if that is far from ours.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -11,14 +13,37 @@ const EQUAL: i64 = 30;
 /// Furthest that a provider's clock is followed, in seconds: no clock with a wrong zone is further off.
 const FURTHEST: i64 = 26 * 3600;
 
-/// How far the clock of one provider is ahead of ours, as far as that is known.
+/// Clocks that are no further apart count as equal where times of orders are compared, in seconds: an answer may have been kept for minutes
+/// on its way.
+const NEAR: i64 = 10 * 60;
+
+/// How far the clock of one provider is ahead of ours, in seconds, as far as that is known.
 #[derive(Debug, Default)]
-pub struct ProviderClock(AtomicI64);
+pub struct ProviderClock {
+    /// For what is signed.
+    signed: AtomicI64,
+    /// By the last answer.
+    told: AtomicI64,
+}
 
 impl ProviderClock {
-    /// Seconds that it is ahead.
+    /// Seconds that it is ahead, for what is signed.
     pub fn ahead(&self) -> i64 {
-        self.0.load(Ordering::Relaxed)
+        self.signed.load(Ordering::Relaxed)
+    }
+
+    /// An answer came by which it is this far ahead.
+    pub fn told(&self, found: Option<TimeDelta>) {
+        if let Some(found) = found {
+            self.told.store(found.num_seconds(), Ordering::Relaxed);
+        }
+    }
+
+    /// How far it is ahead by its last answer; zero if it is near ours, or further off than any clock is.
+    pub fn difference(&self) -> TimeDelta {
+        let told = self.told.load(Ordering::Relaxed);
+        let is_off = (NEAR + 1..=FURTHEST).contains(&told.saturating_abs());
+        TimeDelta::seconds(if is_off { told } else { 0 })
     }
 
     /// The provider's time.
@@ -36,7 +61,7 @@ impl ProviderClock {
             return false;
         }
         let ahead = if found.abs() <= EQUAL { 0 } else { found };
-        if self.0.swap(ahead, Ordering::Relaxed) != ahead {
+        if self.signed.swap(ahead, Ordering::Relaxed) != ahead {
             tracing::warn!(
                 provider,
                 seconds_ahead = ahead,
@@ -68,6 +93,11 @@ mod tests {
             let signed = clock.ahead();
             assert_eq!(clock.refused("p", signed, found), may_help, "{found:?}");
             assert_eq!(clock.ahead(), ahead, "{found:?}");
+        }
+        for (told, difference) in [(0, 0), (600, 0), (-601, -601), (5 * 3600, 5 * 3600), (27 * 3600, 0)] {
+            clock.told(seconds(told));
+            clock.told(None);
+            assert_eq!(clock.difference().num_seconds(), difference, "{told}");
         }
         // Of several that were signed with the same time each may be signed again.
         assert!(clock.refused("p", 0, seconds(3600)) && clock.refused("p", 0, seconds(3600)));

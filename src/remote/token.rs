@@ -362,7 +362,6 @@ mod tests {
 
     use super::*;
     use crate::config::ClientTls;
-    use crate::remote::Reply;
 
     #[test]
     fn the_end_of_a_token_is_read_by_the_providers_clock() {
@@ -381,6 +380,47 @@ mod tests {
         ] {
             assert_eq!(lifetime(&said, NOW), seconds.map(Duration::from_secs), "{said}");
         }
+    }
+
+    /// Requests that wait for a token are not told by the provider, one after the other, that it gives none for a while.
+    #[tokio::test]
+    async fn a_provider_that_gives_no_token_for_a_while_is_asked_once() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+        const LATER: &[u8] = b"HTTP/1.1 429 X\r\nretry-after: 60\r\ncontent-length: 0\r\n\r\n";
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&asked);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let counted = Arc::clone(&counted);
+                tokio::spawn(async move {
+                    let mut read = [0; 4096];
+                    while stream.read(&mut read).await.is_ok_and(|bytes| bytes > 0) {
+                        counted.fetch_add(1, Ordering::SeqCst);
+                        stream.write_all(LATER).await.unwrap();
+                    }
+                });
+            }
+        });
+        let patience = Duration::from_secs(10);
+        let tokens = ProviderTokens::new(ClientCredentials::default(), MAX_LIFETIME, patience);
+        let http = http::client(patience, 20, HeaderMap::new(), &ClientTls::of_machine("X_API")).unwrap();
+        let auth: Auth = toml::from_str("kind = 'login'\npath = '/login'").unwrap();
+        let all = futures_util::future::join_all((0..16).map(|_| tokens.get(&http, &base, &auth, None)));
+        for one in all.await {
+            let Err(RequestFailure::Reply(Reply::Temporary { after, .. })) = one else {
+                panic!("there is no token")
+            };
+            assert!(
+                after.is_some_and(|after| (58..=60).contains(&after.as_secs())),
+                "{after:?}"
+            );
+        }
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
     }
 
     /// A request that waited in vain for another one's token does not begin to wait anew.

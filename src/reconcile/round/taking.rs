@@ -12,7 +12,7 @@ use crate::{
     json::scan::Document,
     provider::outbound::reconcile::WebhookMade,
     reconcile::{
-        entries::{ListedOrder, Place, Trouble, placed_at},
+        entries::{ListedOrder, Place, Trouble},
         made::{MissedWebhook, make},
         seen::Said,
     },
@@ -74,7 +74,7 @@ impl Round<'_> {
     ) -> Result<Option<String>, Stop> {
         let placed_at = order.placed_at.or_else(|| {
             let document = Document::new(document.as_bytes()).ok()?;
-            placed_at(document, &self.spec.time)
+            self.lists.placed_at(document)
         });
         state.place(&order.id, placed_at);
         match placed_at {
