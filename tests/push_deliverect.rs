@@ -1,6 +1,6 @@
 //! Statuses for Deliverect, as its reference describes them.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use webhook_hub::event::EventType;
 
 use crate::{
@@ -13,6 +13,26 @@ use crate::{
 };
 
 const DELIVERECT: &str = include_str!("../providers/deliverect.toml");
+
+/// What the backend says, in this order: of an order with the channel's courier, one that is picked up, one for a table, and one with the
+/// restaurant's courier.
+fn said() -> [(&'static str, Value); 13] {
+    [
+        ("dv-1", json!({ "status": "accepted", "orderId": "order-7" })),
+        ("dv-1", json!({ "status": "preparing" })),
+        ("dv-1", json!({ "status": "ready" })),
+        ("dv-1", json!({ "status": "picked_up" })),
+        ("dv-1", json!({ "status": "delivered" })),
+        ("dv-3", json!({ "status": "picked_up" })),
+        ("dv-3", json!({ "status": "delivered" })),
+        ("dv-4", json!({ "status": "picked_up" })),
+        ("dv-4", json!({ "status": "delivered" })),
+        ("dv-4", json!({ "status": "rejected" })),
+        ("dv-2", json!({ "status": "picked_up" })),
+        ("dv-2", json!({ "status": "delivered" })),
+        ("dv-2", json!({ "status": "cancelled", "reason": "fire" })),
+    ]
+}
 
 /// Deliverect gives tokens for JSON that names the interface that they are for, and takes numbers for words: 90 when the order leaves
 /// with its own courier, or when the restaurant's has brought it.
@@ -35,21 +55,7 @@ async fn deliverect_is_told_by_numbers_what_the_kitchen_does() {
     }
     played.outside.world.log.wait_for(EventType::OrderForwarded, 4).await;
     let mut count = 0;
-    for (id, said) in [
-        ("dv-1", json!({ "status": "accepted", "orderId": "order-7" })),
-        ("dv-1", json!({ "status": "preparing" })),
-        ("dv-1", json!({ "status": "ready" })),
-        ("dv-1", json!({ "status": "picked_up" })),
-        ("dv-1", json!({ "status": "delivered" })),
-        ("dv-3", json!({ "status": "picked_up" })),
-        ("dv-3", json!({ "status": "delivered" })),
-        ("dv-4", json!({ "status": "picked_up" })),
-        ("dv-4", json!({ "status": "delivered" })),
-        ("dv-4", json!({ "status": "rejected" })),
-        ("dv-2", json!({ "status": "picked_up" })),
-        ("dv-2", json!({ "status": "delivered" })),
-        ("dv-2", json!({ "status": "cancelled", "reason": "fire" })),
-    ] {
+    for (id, said) in said() {
         ask(&hub, &format!("deliverect/{id}"), &said).await;
         count += 1;
         played.outside.payloads(EventType::OrderStatusPushed, count).await;
