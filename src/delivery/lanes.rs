@@ -180,7 +180,8 @@ impl Lanes {
         self.table().take_due(now + EARLY)
     }
 
-    /// Lanes with heads up to this place on the log, whenever they are due; the caller returns each with [`Self::release`].
+    /// Lanes with an event that needs what the log has up to this place, whenever they are due; the caller returns each with
+    /// [`Self::release`].
     pub fn take_older(&self, up_to: u64, most: usize) -> Vec<OrderKey> {
         self.table().take_older(up_to, most)
     }
@@ -195,7 +196,8 @@ impl Lanes {
         self.table().first_due()
     }
 
-    /// How many events are parked, and the place on the log of the oldest.
+    /// How many events are parked, and the oldest place that the log must have for one of them: its own, or that of the event
+    /// that it takes up again.
     pub fn parked(&self) -> (u64, Option<u64>) {
         self.table().parked()
     }

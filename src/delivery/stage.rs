@@ -11,6 +11,7 @@
 //! silently. An event of a newer version is left to an instance of that version (`newer_version`).
 
 mod action;
+mod aged;
 mod attempt;
 mod doubt;
 mod due;
@@ -430,7 +431,7 @@ impl<S: Stage> Worker<S> {
                 }
                 // Polled before the messages, so that a stream of messages does not stop the gauges.
                 _ = look.tick(), if looking.is_terminated() => {
-                    let oldest = sources.gauges.oldest_unknown(context);
+                    let oldest = sources.gauges.oldest_unknown(context, in_flight);
                     let consumer = &sources.consumer;
                     looking.set(consumer_check::look(S::NAME, connection, consumer, &context.tenure, oldest).fuse());
                 }

@@ -29,6 +29,11 @@ pub struct Lane {
     /// they are read from the log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub creations: Option<Vec<u64>>,
+    /// Requests for a retry in this lane, each with the sequence of the event that it takes up again. That event is older and
+    /// has to be on the log when the request has its turn. Earlier versions leave this out: then the head's is noted when the
+    /// head is tried again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retried: Vec<(u64, u64)>,
 }
 
 impl Lane {
@@ -42,7 +47,46 @@ impl Lane {
             waiting: Vec::new(),
             for_creation,
             creations: Some(Vec::new()),
+            retried: Vec::new(),
         }
+    }
+
+    /// Notes which older event the one at this sequence requests a retry of, if it does.
+    pub fn note_retried(&mut self, sequence: u64, original: Option<u64>) {
+        if let Some(original) = original
+            && !self.retried.iter().any(|(request, _)| *request == sequence)
+        {
+            self.retried.push((sequence, original));
+        }
+    }
+
+    /// The oldest sequence that the log must have for an event in this lane: that of the event, or of the one that it takes up
+    /// again.
+    pub fn needs(&self, sequence: u64) -> u64 {
+        let of_it = self.retried.iter().filter(|(request, _)| *request == sequence);
+        of_it.map(|(_, original)| *original).fold(sequence, u64::min)
+    }
+
+    /// The same, for all events in it.
+    pub fn needs_from(&self) -> u64 {
+        let originals = self.retried.iter().map(|(_, original)| *original);
+        self.sequences().chain(originals).min().unwrap_or(self.head)
+    }
+
+    /// The first of those that wait that needs what is at this sequence or before.
+    pub fn first_that_needs(&self, up_to: u64) -> Option<(u64, u32)> {
+        let mut waiting = self.waiting.iter().copied();
+        waiting.find(|(sequence, _)| self.needs(*sequence) <= up_to)
+    }
+
+    /// Without one of those that wait.
+    pub fn without(mut self, ended: u64) -> Self {
+        self.waiting.retain(|(sequence, _)| *sequence != ended);
+        if let Some(creations) = &mut self.creations {
+            creations.retain(|sequence| *sequence != ended);
+        }
+        self.retried.retain(|(request, _)| *request != ended);
+        self
     }
 
     /// Lets an event wait behind all others. `creates`: whether it creates the order.
@@ -86,6 +130,7 @@ impl Lane {
         if let Some(creations) = &mut self.creations {
             creations.retain(|event| !ended(*event));
         }
+        self.retried.retain(|(request, _)| !ended(*request));
         let events = std::iter::once((head, self.requests)).chain(std::mem::take(&mut self.waiting));
         let mut events: Vec<_> = events.filter(|(event, _)| !ended(*event)).collect();
         let Some(missing) = missing else {
@@ -104,6 +149,7 @@ impl Lane {
         }
         events.push((missing.head, missing.requests));
         events.extend(missing.waiting);
+        self.retried.extend(missing.retried);
         events.sort_unstable();
         let (first, requests) = events.remove(0);
         Some(Self {
@@ -128,6 +174,8 @@ impl Lane {
         if self.waiting.is_empty() {
             return None;
         }
+        let ended = self.head;
+        self.retried.retain(|(request, _)| *request != ended);
         (self.head, self.requests) = self.waiting.remove(0);
         Some(Self {
             due_at: now,
@@ -171,7 +219,47 @@ mod tests {
             waiting: vec![(9, 0), (12, 0)],
             for_creation: true,
             creations: None,
+            retried: Vec::new(),
         }
+    }
+
+    /// A request for a retry needs the event that it takes up again, as long as the request is in the lane.
+    #[test]
+    fn a_lane_needs_the_events_that_are_retried() {
+        let now = Utc::now();
+        let mut lane = Lane::new("careem".into(), 70, 0, now, false);
+        assert_eq!((lane.needs(70), lane.needs_from()), (70, 70));
+        lane.note_retried(70, Some(30));
+        for (sequence, original) in [(90, None), (95, Some(3)), (97, Some(40))] {
+            lane.join(sequence, 1, false);
+            lane.note_retried(sequence, original);
+            lane.note_retried(sequence, original);
+        }
+        let written = serde_json::to_vec(&lane).unwrap();
+        let lane: Lane = serde_json::from_slice(&written).unwrap();
+        assert_eq!(lane.retried, [(70, 30), (95, 3), (97, 40)]);
+        assert_eq!([70, 90, 95].map(|event| lane.needs(event)), [30, 90, 3]);
+        assert_eq!(lane.needs_from(), 3);
+        assert_eq!(
+            (lane.first_that_needs(2), lane.first_that_needs(50)),
+            (None, Some((95, 1)))
+        );
+        let rest = lane.clone().without(95);
+        assert_eq!((rest.needs_from(), &*rest.waiting), (30, &[(90, 1), (97, 1)][..]));
+        let rest = rest.advance(now).unwrap();
+        assert_eq!((rest.head, rest.needs_from()), (90, 40));
+        let lost = lane.clone().mended(|event| event == 95, Some(rest), now).unwrap();
+        assert_eq!(lost.needs_from(), 30);
+        // An earlier version writes the lane without this field.
+        let mut older: serde_json::Value = serde_json::to_value(&lane).unwrap();
+        older.as_object_mut().unwrap().remove("retried");
+        let mut older: Lane = serde_json::from_value(older).unwrap();
+        assert_eq!(older.needs_from(), 70);
+        older.note_retried(70, Some(30));
+        assert_eq!(older.needs_from(), 30);
+        // Without retries the message is as it was.
+        let plain = serde_json::to_string(&Lane::new("careem".into(), 7, 0, now, false)).unwrap();
+        assert!(!plain.contains("retried"), "{plain}");
     }
 
     #[test]

@@ -37,7 +37,7 @@ use crate::{
 
 /// Lanes that one pull request brings: fewer than a subscription of the client holds.
 const BATCH: usize = 4000;
-/// Bytes that one pull request brings; the largest lane has some 15 kB.
+/// Bytes that one pull request brings; the largest lane has some 15 kB, and 40 kB if all in it are requests for a retry.
 const BATCH_BYTES: usize = 16 * 1024 * 1024;
 /// How often it is begun anew where another instance takes messages of the consumer: one that stood still, woke up and does
 /// not know yet that it was replaced.

@@ -18,9 +18,10 @@ pub(super) struct OpenLane {
     pub(super) provider: String,
     /// The revisions before.
     pub(super) past: LanePast,
-    /// The event that is tried again, and the oldest one in it.
-    head: u64,
+    /// The oldest event in it, and the oldest one that the log must have for those in it: one that is retried is older than the
+    /// request for that.
     oldest: u64,
+    needs: u64,
     /// How many are in it; at most [`super::MAX_WAITING`] and one.
     events: u32,
     /// When it is due, in milliseconds since 1970, by the clock of the hub that wrote it.
@@ -35,7 +36,7 @@ impl OpenLane {
             revision,
             provider: lane.provider.clone(),
             past,
-            head: lane.head,
+            needs: lane.needs_from(),
             oldest: lane.sequences().min().unwrap_or_default(),
             events: u32::try_from(lane.sequences().count()).unwrap_or(u32::MAX),
             due_at: lane.due_at.timestamp_millis(),
@@ -52,6 +53,8 @@ pub(super) struct LaneTable {
     queue: BTreeSet<(i64, OrderKey)>,
     /// All of them, that with the oldest event first.
     oldest: BTreeSet<(u64, OrderKey)>,
+    /// Those with requests for a retry, that which takes up the oldest event first.
+    retrying: BTreeSet<(u64, OrderKey)>,
     /// Events in all of them.
     events: u64,
     checksum: LanesChecksum,
@@ -72,10 +75,14 @@ impl LaneTable {
             lane.taken = before.taken;
             self.queue.remove(&(before.due_at, key));
             self.oldest.remove(&(before.oldest, key));
+            self.retrying.remove(&(before.needs, key));
             self.events -= u64::from(before.events);
             self.checksum.remove(key, before.revision);
         }
         self.oldest.insert((lane.oldest, key));
+        if lane.needs < lane.oldest {
+            self.retrying.insert((lane.needs, key));
+        }
         self.events += u64::from(lane.events);
         self.checksum.add(key, lane.revision);
         self.seen(lane.revision);
@@ -89,14 +96,16 @@ impl LaneTable {
         if let Some(lane) = self.open.remove(&key) {
             self.queue.remove(&(lane.due_at, key));
             self.oldest.remove(&(lane.oldest, key));
+            self.retrying.remove(&(lane.needs, key));
             self.events -= u64::from(lane.events);
             self.checksum.remove(key, lane.revision);
         }
     }
 
-    /// How many events are parked, and the place on the log of the oldest.
+    /// How many events are parked, and the oldest place that the log must have for one of them.
     pub(super) fn parked(&self) -> (u64, Option<u64>) {
-        (self.events, self.oldest.first().map(|(sequence, _)| *sequence))
+        let first = [self.oldest.first(), self.retrying.first()];
+        (self.events, first.into_iter().flatten().map(|(place, _)| *place).min())
     }
 
     /// The stream is so far.
@@ -126,16 +135,21 @@ impl LaneTable {
         Some(key)
     }
 
-    /// Lanes without a task with heads up to this place on the log, whenever they are due, so many at most; the caller returns each with
-    /// [`Self::release`].
+    /// Lanes without a task with an event that needs what the log has up to this place, whenever they are due, so many at most; the
+    /// caller returns each with [`Self::release`].
     pub(super) fn take_older(&mut self, up_to: u64, most: usize) -> Vec<OrderKey> {
-        let oldest = self.oldest.iter().take_while(|(sequence, _)| *sequence <= up_to);
-        let is_wanted = |key: &OrderKey| self.open.get(key).is_some_and(|lane| !lane.taken && lane.head <= up_to);
-        let found: Vec<_> = oldest.map(|(_, key)| *key).filter(is_wanted).take(most).collect();
-        for key in &found {
-            if let Some(lane) = self.open.get_mut(key) {
-                lane.taken = true;
+        let older = [&self.oldest, &self.retrying];
+        let older = older.map(|lanes| lanes.iter().take_while(|(place, _)| *place <= up_to));
+        let mut found = Vec::new();
+        for (_, key) in older.into_iter().flatten() {
+            if found.len() == most {
+                break;
+            }
+            if let Some(lane) = self.open.get_mut(key)
+                && !std::mem::replace(&mut lane.taken, true)
+            {
                 self.queue.remove(&(lane.due_at, *key));
+                found.push(*key);
             }
         }
         found
@@ -193,6 +207,7 @@ mod tests {
             waiting: Vec::new(),
             for_creation: false,
             creations: None,
+            retried: Vec::new(),
         };
         OpenLane::new(revision, LanePast::default(), &lane)
     }
@@ -209,6 +224,42 @@ mod tests {
         table.release(key(1));
         assert_eq!(table.take_older(13, 9), [key(1)]);
         assert_eq!(table.take_due(at(100)), Some(key(4)));
+    }
+
+    /// A lane with a request for a retry counts by the event that is retried, wherever the request is in it. A rebuild reads the
+    /// log from the events in lanes on, so the checksum counts by these.
+    #[test]
+    fn lanes_are_as_old_as_the_events_that_they_take_up_again() {
+        let mut table = LaneTable::default();
+        let lane = |retried: &[(u64, u64)]| {
+            let mut lane = Lane::new("careem".into(), 50, 0, at(100), false);
+            lane.join(60, 0, false);
+            retried
+                .iter()
+                .for_each(|(request, of)| lane.note_retried(*request, Some(*of)));
+            lane
+        };
+        let put = |table: &mut LaneTable, number, lane: &Lane| {
+            table.put(key(number), OpenLane::new(1, LanePast::default(), lane));
+        };
+        put(&mut table, 1, &lane(&[]));
+        put(&mut table, 2, &lane(&[(50, 20)]));
+        put(&mut table, 3, &lane(&[(60, 30)]));
+        assert_eq!((table.parked(), table.checksum().oldest), ((6, Some(20)), Some(50)));
+        assert!(table.take_older(19, 9).is_empty());
+        assert_eq!(table.take_older(25, 9), [key(2)]);
+        assert_eq!(table.take_older(40, 9), [key(3)]);
+        [2, 3].into_iter().for_each(|number| table.release(key(number)));
+        let mut all = table.take_older(50, 9);
+        all.sort_unstable();
+        let mut expected = [1, 2, 3].map(key);
+        expected.sort_unstable();
+        assert_eq!(all, expected, "each once");
+        // The request has ended.
+        put(&mut table, 2, &lane(&[]));
+        assert_eq!(table.parked(), (6, Some(30)));
+        table.remove(key(3));
+        assert_eq!(table.parked(), (4, Some(50)));
     }
 
     #[test]
@@ -262,6 +313,7 @@ mod tests {
             waiting: waiting.iter().map(|event| (*event, 0)).collect(),
             for_creation: false,
             creations: None,
+            retried: Vec::new(),
         };
         assert_eq!(table.parked(), (0, None));
         table.put(key(1), OpenLane::new(1, LanePast::default(), &lane(&[9, 12])));

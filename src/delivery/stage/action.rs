@@ -64,6 +64,13 @@ fn retry_request(event: &Recorded) -> Option<RetryRequested> {
     serde_json::from_slice(&event.payload).ok()
 }
 
+/// The event that this one requests a retry of; none for any other event. It is older, and the retry needs it on the log.
+pub(super) fn retried(event: &Recorded) -> Option<u64> {
+    let is_request = event.envelope.event_type == EventType::OrderRetryRequested;
+    let request = is_request.then(|| retry_request(event)).flatten()?;
+    Some(request.sequence)
+}
+
 /// Whether an event is for this stage: one of its types, or a request to retry one of them. A request that cannot be
 /// read belongs to no stage.
 pub(super) fn is_ours<S: Stage>(event: &Recorded) -> bool {

@@ -17,11 +17,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Stage, Worker,
-    action::{EventAction, is_ours},
+    action::{EventAction, is_ours, retried},
     cause_names::outcome_of,
     doubt::Doubt,
     fair_share::{FairShare, WorkKind},
-    given_up::{aged, panicked, superseded_end, without_room},
+    given_up::{panicked, superseded_end, without_room},
     join::{Joined, join, wait_in_doubt},
     permission::{RequestPermission, RequestsInFlight},
     rebuild::mend,
@@ -69,7 +69,7 @@ pub(super) struct TaskContext {
 }
 
 impl TaskContext {
-    fn has_ended(&self, event: &Recorded) -> bool {
+    pub(super) fn has_ended(&self, event: &Recorded) -> bool {
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         outcome_of(event).iter().any(|name| ended.contains(name))
     }
@@ -80,7 +80,7 @@ impl TaskContext {
     }
 
     /// An event needs no more than an acknowledgement, or the lane that it leads says what was recorded about it.
-    fn settle(&self, event: u64) {
+    pub(super) fn settle(&self, event: u64) {
         self.tenure.progress(|progress| progress.settle(event));
     }
 }
@@ -154,17 +154,18 @@ impl<S: Stage> Worker<S> {
         } = item;
         let sequence = recorded.sequence;
         let provider = recorded.envelope.provider.to_string();
+        let original = retried(&recorded);
+        let is_aged = self.journal.identity().is_aged(original.unwrap_or(sequence));
         let attempted = match (parked, &context.lanes) {
-            (Some(parking), Some(_)) if parking.until > Utc::now() => {
-                self.park(context, sequence, &recorded, (requests, parking)).await?
-            }
+            (Some(parking), Some(_)) if parking.until > Utc::now() && !is_aged => Attempted::Parked(requests, parking),
             _ => self.attempt(recorded, requests, WorkKind::Event, context).await?,
         };
         match attempted {
             Attempted::Stopped | Attempted::Left => return Ok(false),
             Attempted::Ended => {}
             Attempted::Parked(requests, parking) => {
-                let lane = Lane::new(provider, sequence, requests, parking.until, parking.for_creation);
+                let mut lane = Lane::new(provider, sequence, requests, parking.until, parking.for_creation);
+                lane.note_retried(sequence, original);
                 self.lanes(context)?.put(key, &lane).await?;
                 crash_stage_at(S::NAME, "after_lane");
             }
@@ -205,11 +206,24 @@ impl<S: Stage> Worker<S> {
         waiting: usize,
         context: &TaskContext,
     ) -> anyhow::Result<bool> {
+        let end = |event: &Recorded| without_room::<S>(event, requests, waiting);
+        self.record_out_of_turn(recorded, 0, end, context).await
+    }
+
+    /// Records the end of an event that does not have its turn. False if the hub goes down before it is recorded, or if this
+    /// version cannot end it.
+    pub(super) async fn record_out_of_turn(
+        &self,
+        recorded: &Recorded,
+        requests: u32,
+        end: impl Fn(&Recorded) -> NewEvent,
+        context: &TaskContext,
+    ) -> anyhow::Result<bool> {
         if S::only_wakes(recorded.envelope.event_type) {
             return Ok(true);
         }
-        let end = match self.order(recorded.clone(), 0).await? {
-            EventAction::Handle(event) => without_room::<S>(&event, requests, waiting),
+        let end = match self.order(recorded.clone(), requests).await? {
+            EventAction::Handle(event) => end(&event),
             EventAction::NotOurs => return Ok(true),
             EventAction::Left => return Ok(false),
             EventAction::Gone(sequence, is_there) => gone(recorded, S::NAME, sequence, is_there),
@@ -223,11 +237,22 @@ impl<S: Stage> Worker<S> {
         let lanes = self.lanes(context)?;
         // The lane may have ended since it was found to be due.
         while let Some(mut lane) = lanes.get(key).await? {
-            if !lane.is_due(Utc::now()) && !self.journal.identity().is_aged(lane.head) {
-                return Ok(());
-            }
             let head = lane.head;
-            match self.attempt_head(key, &lane, context).await? {
+            if !lane.is_due(Utc::now()) && !self.journal.identity().is_aged(lane.needs(head)) {
+                if !self.end_one_aged_behind(key, lane, context).await? {
+                    return Ok(());
+                }
+                continue;
+            }
+            let attempted = match self.event_in(key, &lane, head).await? {
+                Ok(recorded) => {
+                    // An earlier version does not note it.
+                    lane.note_retried(head, retried(&recorded));
+                    self.attempt(recorded, lane.requests, WorkKind::Lane, context).await?
+                }
+                Err(attempted) => attempted,
+            };
+            match attempted {
                 Attempted::Stopped => return Ok(()),
                 Attempted::Left => {
                     done.left = true;
@@ -281,18 +306,24 @@ impl<S: Stage> Worker<S> {
         Ok(None)
     }
 
-    async fn attempt_head(&self, key: OrderKey, lane: &Lane, context: &TaskContext) -> anyhow::Result<Attempted> {
-        let recorded = match decoded_at(self.journal.connection(), lane.head).await? {
+    /// An event in a lane, or what becomes of it if it cannot be handled.
+    pub(super) async fn event_in(
+        &self,
+        key: OrderKey,
+        lane: &Lane,
+        sequence: u64,
+    ) -> anyhow::Result<Result<Recorded, Attempted>> {
+        match decoded_at(self.journal.connection(), sequence).await? {
             // A lane that was written for another log can name any event of this one.
-            Some(Ok(recorded)) if is_ours::<S>(&recorded) && OrderKey::of(&recorded) == key => recorded,
+            Some(Ok(recorded)) if is_ours::<S>(&recorded) && OrderKey::of(&recorded) == key => Ok(Ok(recorded)),
             Some(Err(CodecError::Newer(newer))) => {
                 tracing::error!(
                     stage = S::NAME,
-                    sequence = lane.head,
+                    sequence,
                     what = newer.what,
                     "an order that is parked waits for an instance of a newer version"
                 );
-                return Ok(Attempted::Left);
+                Ok(Err(Attempted::Left))
             }
             found => {
                 metrics::counter!("parked_events_lost_total", "stage" => S::NAME).increment(1);
@@ -300,14 +331,13 @@ impl<S: Stage> Worker<S> {
                     stage = S::NAME,
                     provider = lane.provider,
                     order_key = %key,
-                    sequence = lane.head,
+                    sequence,
                     another_is_there = found.is_some(),
                     "an event that waited is not on the log any more; its order goes on without it"
                 );
-                return Ok(Attempted::Ended);
+                Ok(Err(Attempted::Ended))
             }
-        };
-        self.attempt(recorded, lane.requests, WorkKind::Lane, context).await
+        }
     }
 
     /// Handles an event until it ended, or is to be parked; what follows is recorded.
@@ -442,21 +472,7 @@ impl<S: Stage> Worker<S> {
         Ok(Attempted::Parked(requests, parking))
     }
 
-    /// Gives up an event that the log is about to delete.
-    async fn end_aged(
-        &self,
-        context: &TaskContext,
-        about: u64,
-        event: &Recorded,
-        requests: u32,
-    ) -> anyhow::Result<Attempted> {
-        if !context.lease.holds() {
-            anyhow::bail!("the lease ran out");
-        }
-        self.record_end(context, about, vec![aged::<S>(event, requests)]).await
-    }
-
-    fn lanes<'a>(&self, context: &'a TaskContext) -> anyhow::Result<&'a Lanes> {
+    pub(super) fn lanes<'a>(&self, context: &'a TaskContext) -> anyhow::Result<&'a Lanes> {
         context.lanes.as_ref().context("a stage that has no lanes parks events")
     }
 }

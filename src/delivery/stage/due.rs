@@ -35,7 +35,7 @@ pub(super) fn take_up(context: &TaskContext, in_flight: &mut InFlight) {
     }
 }
 
-/// Takes up lanes before they are due, as far as there is room: the log is about to delete the events at their heads, which stand up to
+/// Takes up lanes before they are due, as far as there is room: the log is about to delete events that they need, which stand up to
 /// this place on it.
 pub(super) fn take_up_aged(up_to: u64, context: &TaskContext, in_flight: &mut InFlight) {
     let Some(lanes) = &context.lanes else { return };

@@ -81,9 +81,9 @@ impl Gauges {
         self.lag.set(age_ms.max(0) as f64 / 1000.0);
     }
 
-    /// The oldest event that is open, where it is not known when it was appended.
-    pub(super) fn oldest_unknown(&self, context: &TaskContext) -> Option<u64> {
-        let oldest = oldest(context)?;
+    /// The oldest event that is open or retried, where it is not known when it was appended.
+    pub(super) fn oldest_unknown(&self, context: &TaskContext, in_flight: &InFlight) -> Option<u64> {
+        let oldest = oldest(context, in_flight)?;
         self.oldest.is_none_or(|(known, _)| known != oldest).then_some(oldest)
     }
 
@@ -103,7 +103,7 @@ impl Gauges {
             parked,
             stopped_by,
         });
-        let age = self.age_of(oldest(context), seen.oldest);
+        let age = self.age_of(oldest(context, in_flight), seen.oldest);
         self.oldest_age.set(age.as_secs_f64());
         self.identity.waits(self.stage, self.oldest);
     }
@@ -127,11 +127,13 @@ impl Gauges {
     }
 }
 
-/// The oldest event that is open. What was not handed out is younger; with nothing open it is handed out at once.
-fn oldest(context: &TaskContext) -> Option<u64> {
+/// The oldest event that is open, or that an open one takes up again. What was not handed out is younger, but for what it may take up
+/// again; with nothing open it is handed out at once.
+fn oldest(context: &TaskContext, in_flight: &InFlight) -> Option<u64> {
     let oldest_parked = context.lanes.as_ref().and_then(|lanes| lanes.parked().1);
     let oldest_open = context.tenure.progress(|progress| progress.oldest_open()).flatten();
-    oldest_open.into_iter().chain(oldest_parked).min()
+    let oldest_retried = in_flight.queue.oldest_retried();
+    [oldest_open, oldest_parked, oldest_retried].into_iter().flatten().min()
 }
 
 impl Drop for Gauges {

@@ -2,11 +2,11 @@
 //!
 //! Each addition writes the whole lane again, so the bytes written for an order grow with the square of the events in it. A
 //! lane is one message, as earlier versions read it; [`lanes::MAX_WAITING`] bounds it: the largest has some 13 kB, and a
-//! thousand additions write 7 MB.
+//! thousand additions write 7 MB. A request for a retry takes up to 24 bytes more.
 
 use chrono::Utc;
 
-use super::{Stage, work_queue::QueuedEvent};
+use super::{Stage, action::retried, work_queue::QueuedEvent};
 use crate::{
     delivery::lanes::{self, Lane, Lanes},
     event::Recorded,
@@ -28,13 +28,14 @@ pub(super) enum Joined {
 /// # Errors
 /// If NATS does not answer, or another writer writes the lane.
 pub(super) async fn join<S: Stage>(lanes: &Lanes, key: OrderKey, event: &Recorded) -> anyhow::Result<Joined> {
-    let Some(lane) = lanes.get(key).await? else {
+    let Some(mut lane) = lanes.get(key).await? else {
         anyhow::bail!("a lane ended while an event joined it");
     };
     if lane.holds(event.sequence) {
         return Ok(Joined::Waits);
     }
     if lane.for_creation && S::creates(event) {
+        lane.note_retried(event.sequence, retried(event));
         lanes.put(key, &lane.led_by(event.sequence, Utc::now())).await?;
         return Ok(Joined::Leads);
     }
@@ -59,7 +60,8 @@ pub(super) async fn wait_in_doubt<S: Stage>(
             let (provider, parked) = (event.envelope.provider.to_string(), item.parked.as_ref());
             let due_at = parked.map_or_else(Utc::now, |parked| parked.until);
             let for_creation = parked.is_some_and(|parked| parked.for_creation);
-            let lane = Lane::new(provider, event.sequence, item.requests, due_at, for_creation);
+            let mut lane = Lane::new(provider, event.sequence, item.requests, due_at, for_creation);
+            lane.note_retried(event.sequence, retried(event));
             lanes.put(key, &lane).await?;
             Ok(Joined::Waits)
         }
@@ -82,6 +84,7 @@ async fn wait_in<S: Stage>(
         return Ok(Joined::Full(lane.waiting.len()));
     }
     lane.join(event.sequence, requests, S::creates(event));
+    lane.note_retried(event.sequence, retried(event));
     lanes.put(key, &lane).await?;
     Ok(Joined::Waits)
 }

@@ -8,7 +8,11 @@ use std::{
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
-use super::{Stage, action::is_ours, cause_names::Acceptances};
+use super::{
+    Stage,
+    action::{is_ours, retried},
+    cause_names::Acceptances,
+};
 use crate::{
     delivery::lanes::Lane,
     event::{EventId, Recorded},
@@ -31,6 +35,8 @@ pub(super) struct OpenEvent {
     provider: String,
     /// None if it was acknowledged: it was parked.
     pub(super) event: Option<Recorded>,
+    /// The event that it requests a retry of.
+    retried: Option<u64>,
     pub(super) requests: u32,
     pub(super) parked: Option<Parking>,
 }
@@ -117,6 +123,7 @@ impl RecoveryScan {
                 provider: event.envelope.provider.to_string(),
                 requests,
                 parked: None,
+                retried: retried(&event),
                 event: (!needs_lane).then_some(event),
             });
         }
@@ -220,6 +227,7 @@ impl RecoveryScan {
                 btree_map::Entry::Occupied(lane) => {
                     let lane = lane.into_mut();
                     lane.waiting.push((open.sequence, open.requests));
+                    lane.note_retried(open.sequence, open.retried);
                     // This event may be the creation that the head waits for, so the head is tried at once and looks for it.
                     if std::mem::take(&mut lane.for_creation) {
                         lane.due_at = now;
@@ -228,10 +236,10 @@ impl RecoveryScan {
                 btree_map::Entry::Vacant(new) => {
                     let for_creation = open.parked.is_some_and(|parked| parked.for_creation);
                     let due_at = open.parked.map_or(now, |parked| parked.until);
-                    new.insert(Lane {
-                        creations: None,
-                        ..Lane::new(open.provider, open.sequence, open.requests, due_at, for_creation)
-                    });
+                    let mut lane = Lane::new(open.provider, open.sequence, open.requests, due_at, for_creation);
+                    lane.creations = None;
+                    lane.note_retried(open.sequence, open.retried);
+                    new.insert(lane);
                 }
             }
         }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use async_nats::jetstream::Message;
 
-use super::rebuild::Mend;
+use super::{action::retried, rebuild::Mend};
 use crate::{event::Recorded, journal::codec::OrderKey, retry::Parking};
 
 /// Most events and lanes in the queue, waiting or at work. The consumers' `max_ack_pending` is many times that: what
@@ -106,6 +106,8 @@ pub(super) struct WorkQueue {
     orders: HashMap<OrderKey, VecDeque<Work>>,
     ready: VecDeque<Task>,
     sequences: HashSet<u64>,
+    /// Requests for a retry among them, each with the event that is retried.
+    retried: HashMap<u64, u64>,
     /// Lanes that are at work or have their turn to come.
     due: HashSet<OrderKey>,
     /// Lanes that are being repaired, or are next.
@@ -119,6 +121,7 @@ impl WorkQueue {
             orders: HashMap::new(),
             ready: VecDeque::new(),
             sequences: HashSet::new(),
+            retried: HashMap::new(),
             due: HashSet::new(),
             mends: 0,
             bytes: 0,
@@ -146,6 +149,11 @@ impl WorkQueue {
     /// Whether an event is held, at work or waiting.
     pub(super) fn has_events(&self) -> bool {
         !self.sequences.is_empty()
+    }
+
+    /// The oldest event that one of them takes up again.
+    pub(super) fn oldest_retried(&self) -> Option<u64> {
+        self.retried.values().copied().min()
     }
 
     pub(super) fn has_room_for_lanes(&self) -> bool {
@@ -181,6 +189,8 @@ impl WorkQueue {
 
     pub(super) fn push(&mut self, item: QueuedEvent) {
         self.sequences.insert(item.event.sequence);
+        self.retried
+            .extend(retried(&item.event).map(|original| (item.event.sequence, original)));
         self.bytes += item.event.payload.len();
         let key = OrderKey::of(&item.event);
         self.enqueue(key, Work::Event(Box::new(item)));
@@ -216,7 +226,10 @@ impl WorkQueue {
     /// Makes the next task of the order ready.
     pub(super) fn finish(&mut self, done: Done) {
         match done.about {
-            About::Event(sequence) => drop(self.sequences.remove(&sequence)),
+            About::Event(sequence) => {
+                self.sequences.remove(&sequence);
+                self.retried.remove(&sequence);
+            }
             About::Lane => drop(self.due.remove(&done.key)),
             About::Mend => self.mends -= 1,
         }

@@ -1,6 +1,9 @@
 //! The log forgets what the tables have not read.
 
+use webhook_hub::event::Recorded;
+
 use super::*;
+use crate::harness::log::payload;
 
 /// PostgreSQL is away for so long that the log forgets events that have no rows yet: it is said before and after, counted and noted.
 #[tokio::test(flavor = "multi_thread")]
@@ -136,7 +139,7 @@ async fn a_parked_order_that_expires(breaker: bool) {
     );
     let codes: BTreeSet<_> = letters
         .iter()
-        .map(|letter| crate::harness::log::payload(letter)["error"]["code"].to_string())
+        .map(|letter| payload(letter)["error"]["code"].to_string())
         .collect();
     assert_eq!(codes, BTreeSet::from(["\"EVENT_AGED\"".to_owned()]));
     if !breaker {
@@ -157,4 +160,82 @@ async fn a_parked_order_is_given_up_before_the_log_deletes_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_behind_an_open_breaker_is_given_up_before_the_log_deletes_it() {
     a_parked_order_that_expires(true).await;
+}
+
+/// The log is about to delete orders that a person had retried: one retry is parked, the other waits behind later news that are parked.
+/// Both end before that, and can be retried again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_is_given_up_before_the_log_deletes_what_it_takes_up_again() {
+    const MAX_AGE: Duration = Duration::from_secs(24);
+    let world = World::new().await;
+    let settings = world
+        .settings()
+        .set(
+            "HUB_TEST_TIMES",
+            "look_at_identity=50ms,loss_every=50ms,look_at_consumer=100ms",
+        )
+        .set("CIRCUIT_BREAKER_ENABLED", false);
+    let hub = Hub::start(&settings).await;
+    let away = || Answer::Say(503, String::new(), vec![("retry-after", "3600".into())]);
+    for id in ["CR-parked", "CR-behind"] {
+        world.backend.next_for(id, [Answer::status(422), away(), away()]);
+        world.careem.post(&hub, &order(id)).await.event_id();
+    }
+    let dead = world.log.wait_for(EventType::OrderDeadLettered, 2).await;
+    // The requests for a retry are to be younger than the orders by more than a twentieth of that.
+    tokio::time::sleep(MAX_AGE / 8).await;
+    world.careem.deliver(&hub.url(), &change("CR-behind", "ready")).await;
+    world.has_parked(1).await;
+    world.retry_dead_letters().await;
+    eventually("one retry is parked, the other waits", PATIENCE, async || {
+        let lanes = world.lanes().await;
+        let waiting: Vec<_> = lanes
+            .iter()
+            .map(|lane| lane["waiting"].as_array().unwrap().len())
+            .collect();
+        if lanes.len() == 2 && waiting.contains(&1) {
+            Ok(())
+        } else {
+            Err(lanes)
+        }
+    })
+    .await;
+    let provision = world.nats.provision().await;
+    let config = provision
+        .get_stream("EVENTS")
+        .await
+        .unwrap()
+        .cached_info()
+        .config
+        .clone();
+    let short = stream::Config {
+        max_age: MAX_AGE,
+        duplicate_window: MAX_AGE,
+        ..config.clone()
+    };
+    provision.update_stream(short).await.unwrap();
+    let given_up = world.log.wait_for(EventType::OrderDeadLettered, 4).await.split_off(2);
+    provision.update_stream(config).await.unwrap();
+    let end = |letter: &Recorded, code: &str| {
+        let sequence = payload(letter)["sequence"].to_string();
+        (letter.envelope.external_order_id.clone(), sequence, code.to_owned())
+    };
+    let codes = given_up
+        .iter()
+        .map(|letter| end(letter, payload(letter)["error"]["code"].as_str().unwrap()));
+    let expected = dead.iter().map(|letter| end(letter, "EVENT_AGED"));
+    assert_eq!(codes.collect::<BTreeSet<_>>(), expected.collect::<BTreeSet<_>>());
+    let parked = given_up
+        .iter()
+        .find(|letter| letter.envelope.external_order_id == "CR-parked");
+    let id = parked.unwrap().envelope.id.to_string();
+    world.backend.always_for("CR-parked", Some(Answer::Accept));
+    let retry = run(&world.nats.settings("hub"), &["dead-letters", "retry", &id]).await;
+    retry.expect_success();
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    let metrics = world.metrics(&hub).await;
+    assert!(
+        metrics.contains("parked_events_lost_total{stage=\"forward\"} 0"),
+        "{metrics}"
+    );
 }
