@@ -341,6 +341,76 @@ async fn a_status_is_not_told_after_a_later_one_that_the_provider_may_have() {
     assert_eq!(outside.provider.calls().len(), calls);
 }
 
+/// Yesterday's order is tried again in an hour, and its cancellation waits behind it. Today's order with its number does not wait for that:
+/// the earlier one is tried at once, and given up if that fails.
+///
+/// - `CR-content`: today's order was placed at another time.
+/// - `CR-window`: it came longer than `ORDER_MEMORY` after yesterday's.
+/// - `CR-again`: the same order is announced again, with another total. It waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn todays_order_does_not_wait_for_yesterdays() {
+    let away = || Answer::Say(503, String::new(), vec![("retry-after", "3600".into())]);
+    let world = World::new().await;
+    let hub = Hub::start(&short_memory(world.settings()).set("CIRCUIT_BREAKER_ENABLED", false)).await;
+    let [content, window, again] = ["CR-content", "CR-window", "CR-again"];
+    world
+        .backend
+        .next_for(content, [away(), away(), Answer::status(404), Answer::Accept]);
+    world.backend.next_for(window, [away(), away(), Answer::Accept]);
+    world.backend.next_for(again, [away()]);
+    for id in [content, window] {
+        world.careem.post(&hub, &order(id)).await.event_id();
+    }
+    world.has_parked(2).await;
+    world.careem.post(&hub, &order(again)).await.event_id();
+    world.careem.post(&hub, &change(content, "cancelled")).await.event_id();
+    world.careem.post(&hub, &corrected(again)).await.event_id();
+    world.careem.post(&hub, &other_order(content)).await.event_id();
+    world.careem.post(&hub, &change(content, "ready")).await.event_id();
+    world.log.wait_for(EventType::OrderForwarded, 2).await;
+    window_passes().await;
+    world.careem.post(&hub, &corrected(window)).await.event_id();
+    let forwarded = world.log.wait_for(EventType::OrderForwarded, 3).await;
+    let of = |id: &str| {
+        forwarded
+            .iter()
+            .filter(|event| event.envelope.external_order_id == id)
+            .count()
+    };
+    assert_eq!((of(content), of(window)), (2, 1), "{forwarded:?}");
+    let dead = world.log.wait_for(EventType::OrderDeadLettered, 2).await;
+    for letter in &dead {
+        assert!(letter.envelope.is_creation());
+        let payload = payload(letter);
+        assert_eq!(payload["error"]["code"], "NUMBER_USED_AGAIN", "{payload}");
+        assert_eq!(payload["attempts"], 2, "{payload}");
+    }
+    // Yesterday's cancellation is not told of today's order.
+    let ignored = world.log.payloads(EventType::OrderIgnored, 1).await;
+    assert_eq!(ignored[0]["reason"], "SUPERSEDED", "{ignored:?}");
+    let lanes = world.lanes().await;
+    assert!(
+        lanes.len() == 1 && lanes[0]["waiting"].as_array().unwrap().len() == 1,
+        "{lanes:?}"
+    );
+    let requests = world.backend.requests().into_iter();
+    let of_again = requests.filter(|request| request.external_order_id() == again).count();
+    assert_eq!(of_again, 1, "the second announcement of the same order waits");
+    // A person wants the earlier orders as well.
+    for letter in &dead {
+        let id = letter.envelope.id.to_string();
+        let arguments = ["dead-letters", "retry", &id];
+        run(&world.nats.settings("hub"), &arguments).await.expect_success();
+    }
+    let forwarded = world.log.wait_for(EventType::OrderForwarded, 4).await;
+    assert_eq!(forwarded[3].envelope.external_order_id, window);
+    let ignored = world.log.payloads(EventType::OrderIgnored, 2).await;
+    assert_eq!(
+        (&ignored[1]["reason"], &ignored[1]["differs"]),
+        (&"DUPLICATE_ORDER".into(), &true.into())
+    );
+}
+
 mod long {
     use super::*;
 

@@ -12,6 +12,7 @@
 
 mod action;
 mod aged;
+mod another_order;
 mod attempt;
 mod doubt;
 mod due;
@@ -170,6 +171,16 @@ pub trait Stage: Send + Sync + 'static {
     /// Whether the event creates the order, for which an earlier event may wait ([`Failure::Retry`], `for_creation`).
     fn creates(_: &Recorded) -> bool {
         false
+    }
+
+    /// Whether an event announces another order than the one that an earlier event of its order key is about: the number was used
+    /// again.
+    fn announces_another(
+        &self,
+        _event: &Recorded,
+        _earlier: &Recorded,
+    ) -> impl Future<Output = anyhow::Result<bool>> + Send {
+        async { Ok(false) }
     }
 
     /// Whether a recorded attempt says that its event waits for the creation of the order.

@@ -21,6 +21,8 @@ pub const ORDER_EXPIRED: &str = "ORDER_EXPIRED";
 pub const LANE_FULL: &str = "LANE_FULL";
 /// Code of what was not completed before the log is about to delete it.
 pub const EVENT_AGED: &str = "EVENT_AGED";
+/// Code of what failed while another order with its number waited behind it.
+pub const NUMBER_USED_AGAIN: &str = "NUMBER_USED_AGAIN";
 /// Code of what a branch's secret tried to do to another branch.
 pub const NOT_YOURS: &str = "NOT_YOURS";
 /// Code of a status that waited until its number meant another order.

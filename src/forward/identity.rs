@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::classify::RequestKind;
 use crate::{
+    delivery::superseded::KnownAcceptances as _,
     event::{
         EventType, NotYours, Recorded,
         outcome::{DUPLICATE_ORDER, DUPLICATE_WEBHOOK, Forwarded, Ignored, SUPERSEDED},
@@ -19,7 +20,7 @@ use crate::{
         connection::Connection,
         read::{Entry, LogReader, Start, event_at},
     },
-    memory::{AnnouncedBy, EntryState, OrderEvents, Orders},
+    memory::{AnnouncedBy, EntryState, IndexEntry, OrderEvents, Orders},
     order::{body, model::AmendmentKind, status::Status},
 };
 
@@ -107,6 +108,30 @@ impl OrderIdentity {
         } else {
             self.of_news(event).await
         }
+    }
+
+    /// Whether an event announces another order than the one that an earlier event of its number is about. It does not if its own
+    /// order was announced before, as far as the memory reaches.
+    ///
+    /// # Errors
+    /// If the log does not answer.
+    pub(super) async fn announces_another(&self, event: &Recorded, earlier: &Recorded) -> anyhow::Result<bool> {
+        let (own, other) = (&event.envelope, &earlier.envelope);
+        if own.event_type != EventType::OrderTransformed || !own.is_creation() {
+            return Ok(false);
+        }
+        let known = self.orders.known(event);
+        let is_before = |found: &IndexEntry| found.state.is_creation() && found.sequence < event.sequence;
+        for found in known.of_branch().rev().filter(is_before) {
+            if let Some(announced) = self.orders.read(event, found).await?
+                && is_same_branch(&announced, event)
+            {
+                return Ok(body::are_two_orders(&announced.payload, &event.payload));
+            }
+        }
+        let branches = own.branch.as_ref().zip(other.branch.as_ref());
+        let is_of_another_branch = branches.is_some_and(|(one, other)| one != other);
+        Ok(is_of_another_branch || own.received_at - other.received_at > self.orders.window())
     }
 
     /// How an announcement ends when its order is there already by the first announcement; none if it has something to

@@ -436,6 +436,10 @@ impl Stage for Forward {
         event.envelope.is_creation()
     }
 
+    async fn announces_another(&self, event: &Recorded, earlier: &Recorded) -> anyhow::Result<bool> {
+        self.identity.announces_another(event, earlier).await
+    }
+
     fn before(&self, event: &Recorded) -> Before {
         if event.envelope.event_type == EventType::OrderTransformed && self.identity.orders.has_all_before(event) {
             Before::Nothing

@@ -138,7 +138,11 @@ impl<S: Stage> Worker<S> {
             let joined = if context.doubt.holds(key, || self.stage.before(&item.event)) {
                 Some(wait_in_doubt::<S>(lanes, key, &item).await?)
             } else if lanes.is_open(key) {
-                Some(join::<S>(lanes, key, &item.event).await?)
+                let joined = join::<S>(lanes, key, &item.event).await?;
+                if let Joined::Waits = joined {
+                    self.hasten(lanes, key, &item.event).await?;
+                }
+                Some(joined)
             } else {
                 None
             };
@@ -244,14 +248,10 @@ impl<S: Stage> Worker<S> {
                 }
                 continue;
             }
-            let attempted = match self.event_in(key, &lane, head).await? {
-                Ok(recorded) => {
-                    // An earlier version does not note it.
-                    lane.note_retried(head, retried(&recorded));
-                    self.attempt(recorded, lane.requests, WorkKind::Lane, context).await?
-                }
-                Err(attempted) => attempted,
-            };
+            let event = self.event_in(key, &lane, head).await?;
+            // An earlier version does not note it.
+            lane.note_retried(head, event.as_ref().ok().and_then(retried));
+            let attempted = self.attempt_head(key, &lane, event, context).await?;
             match attempted {
                 Attempted::Stopped => return Ok(()),
                 Attempted::Left => {
@@ -304,6 +304,23 @@ impl<S: Stage> Worker<S> {
             }
         }
         Ok(None)
+    }
+
+    async fn attempt_head(
+        &self,
+        key: OrderKey,
+        lane: &Lane,
+        event: Result<Recorded, Attempted>,
+        context: &TaskContext,
+    ) -> anyhow::Result<Attempted> {
+        let event = match event {
+            Ok(event) => event,
+            Err(attempted) => return Ok(attempted),
+        };
+        let head = (!lane.waiting.is_empty()).then(|| event.clone());
+        let attempted = self.attempt(event, lane.requests, WorkKind::Lane, context).await?;
+        let attempted = (head.as_ref(), attempted);
+        self.unless_another_waits(key, lane, attempted, context).await
     }
 
     /// An event in a lane, or what becomes of it if it cannot be handled.

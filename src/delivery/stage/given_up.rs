@@ -1,13 +1,16 @@
 //! Events that a stage gives up or rejects. Both are dead letters: counted, logged as an error, listed and retried alike.
 
-use chrono::Utc;
+use chrono::{SecondsFormat, Utc};
 
 use super::Stage;
 use crate::{
     delivery::superseded::NewerEvent,
     event::{
         Envelope, EventType, NewEvent, NotYours, Recorded,
-        outcome::{DeadLettered, EVENT_AGED, ErrorReport, ErrorType, Ignored, LANE_FULL, NOT_YOURS, Rejected},
+        outcome::{
+            DeadLettered, EVENT_AGED, ErrorReport, ErrorType, Ignored, LANE_FULL, NOT_YOURS, NUMBER_USED_AGAIN,
+            Rejected,
+        },
     },
     retry::Schedule,
     telemetry::panics::Panicked,
@@ -97,6 +100,20 @@ pub(super) fn aged<S: Stage>(event: &Recorded, requests: u32) -> NewEvent {
         event,
         requests,
         ErrorReport::new(ErrorType::Temporary, EVENT_AGED, message),
+    )
+}
+
+/// Gives up an event of an order with a number that a newer order has, which waits behind it.
+pub(super) fn number_used_again<S: Stage>(event: &Recorded, requests: u32, newer: &Recorded) -> NewEvent {
+    let message = format!(
+        "another order with this number came at {} and waits behind this event, and the last attempt of this one failed; if this order is to \
+         be at the backend as well, retry the dead letter",
+        newer.envelope.received_at.to_rfc3339_opts(SecondsFormat::Secs, true)
+    );
+    given_up_by_the_runner::<S>(
+        event,
+        requests,
+        ErrorReport::new(ErrorType::Temporary, NUMBER_USED_AGAIN, message),
     )
 }
 

@@ -59,7 +59,7 @@ pub async fn of_repeat(
     acceptances: &impl KnownAcceptances,
 ) -> anyhow::Result<Option<NewerEvent>> {
     if !event.envelope.is_creation() {
-        let other = announced_after(connection, event, &branch_token(event), acceptances).await?;
+        let other = another(connection, event, acceptances).await?;
         if other.is_some() {
             return Ok(other);
         }

@@ -386,7 +386,7 @@ pub const METRICS: &[Metric] = &[
     late(
         "log_left_seconds",
         &[of("reader", &stage::READERS)],
-        "Seconds until the log deletes (max_age) the first event that a reader has not read or not completed (parked events count on the instance that runs the stage); max_age if there is none",
+        "Seconds until the log deletes (max_age) the first event that a reader has not read or not completed (parked events, and events that are retried, count on the instance that runs the stage); max_age if there is none",
     ),
     late(
         "log_left_bytes",

@@ -11,7 +11,10 @@ use crate::{
     config::ConfigError,
     event::{
         Envelope, EventType, Recorded,
-        outcome::{DeadLettered, EVENT_AGED, ErrorReport, Ignored, LANE_FULL, NOT_YOURS, ORDER_AMBIGUOUS, Rejected},
+        outcome::{
+            DeadLettered, EVENT_AGED, ErrorReport, Ignored, LANE_FULL, NOT_YOURS, NUMBER_USED_AGAIN, ORDER_AMBIGUOUS,
+            Rejected,
+        },
         push::SyncReported,
     },
     operator::queries::{
@@ -356,6 +359,7 @@ impl Logged {
 
     /// Whether the runner of the stage decided it, and not the transformation.
     fn is_of_the_runner(&self) -> bool {
-        self.event_type == EventType::OrderDeadLettered && [LANE_FULL, EVENT_AGED].contains(&self.code())
+        self.event_type == EventType::OrderDeadLettered
+            && [LANE_FULL, EVENT_AGED, NUMBER_USED_AGAIN].contains(&self.code())
     }
 }
