@@ -35,8 +35,8 @@ async fn the_hub_is_frozen_while_orders_wait_for_a_slot() {
     assert_eq!(world.backend.count(), 7, "only the first order was asked about twice");
 }
 
-/// The hub is frozen with requests under way for longer than the log knows ids. Meanwhile another instance, with another number of
-/// partitions, records their outcomes. When the first one comes back and reads the answers, it records no second ones.
+/// The hub is frozen with requests under way for longer than the log knows ids. Meanwhile another instance records their outcomes. When the
+/// first one comes back and reads the answers, it records no second ones.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_hub_is_frozen_for_longer_than_the_log_knows_ids() {
     let world = World::new().await;
@@ -45,7 +45,7 @@ async fn the_hub_is_frozen_for_longer_than_the_log_knows_ids() {
     world.backend.hold();
     world.post_orders(&first, ids("frozen", 3)).await;
     world.backend.wait_for(3).await;
-    let next = Hub::start(&settings.set("PARTITIONS", 7)).await;
+    let next = Hub::start(&settings).await;
     first.pause().await;
     // The other one asks about each of them again.
     world.backend.wait_for(6).await;

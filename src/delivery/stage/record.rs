@@ -127,3 +127,32 @@ fn own_id(event: &NewEvent, appended: Appended) -> Option<EventId> {
     let cause = event.envelope.cause_sequence?;
     (appended.duplicate && appended.sequence < cause).then(|| event.envelope.id.at(cause))
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono::Utc;
+
+    use super::*;
+    use crate::event::{EventType, Recorded};
+
+    /// What another instance appended is found whatever its number of partitions is.
+    #[test]
+    fn an_order_has_subjects_in_any_partition() {
+        let event = Recorded::sample("careem", "CR-1", "order_created", b"", Utc::now());
+        let envelope = Envelope {
+            event_type: EventType::OrderForwarded,
+            branch: Some("branch-1".into()),
+            ..event.envelope
+        };
+        let wanted = subjects_of_order(&envelope);
+        for partitions in [1, 8, 64] {
+            let subject = codec::subject(&envelope, partitions);
+            let mut tokens = wanted.split('.').zip(subject.split('.'));
+            assert_eq!(wanted.split('.').count(), subject.split('.').count(), "{subject}");
+            assert!(
+                tokens.all(|(wanted, token)| wanted == "*" || wanted == token),
+                "{subject} is not among {wanted}"
+            );
+        }
+    }
+}
