@@ -406,22 +406,21 @@ fn providers(
 ) -> Result<Vec<ProviderConfig>, ConfigError> {
     refuse_unknown_providers(env, catalogue)?;
     let mut providers = Vec::new();
-    for known in catalogue.iter() {
-        let name = known.file.identity.name.as_str();
+    for (name, known) in catalogue.iter() {
         let prefix = prefix(name);
         if !env.flag(&format!("{prefix}_ENABLED"), false)? {
             continue;
         }
-        let verification = scheme(env, &prefix, &known.file, public_url)?;
-        let branch_secrets = secrets::branch_secrets(env, &prefix, &verification, &known.file)?;
+        let verification = scheme(env, &prefix, known.file(), public_url)?;
+        let branch_secrets = secrets::branch_secrets(env, &prefix, &verification, known.file())?;
         let secrets = Secrets::from_environment(env, &prefix, name, &verification, branch_secrets)?;
-        let currency = currency(env, &known.file)?;
-        let signed = (&*known.file, &verification);
+        let currency = currency(env, known.file())?;
+        let signed = (&**known.file(), &verification);
         let observe_until = observe::observe_until(env, &prefix, signed, branch_secrets, Utc::now())?;
-        let outbound = outbound::of_provider(env, name, &prefix, known.file.outbound.as_ref())?;
+        let outbound = outbound::of_provider(env, name, &prefix, known.file().outbound.as_ref())?;
         providers.push(ProviderConfig {
             name: name.into(),
-            file: Arc::clone(&known.file),
+            file: Arc::clone(known.file()),
             scheme: verification,
             observe_until,
             outbound,
@@ -431,7 +430,7 @@ fn providers(
             forward_test_orders: env.flag(&format!("{prefix}_FORWARD_TEST_ORDERS"), false)?,
             allow_list: env.networks(&format!("{prefix}_IP_WHITELIST"))?,
             order_ttl: provider_times::order_ttl(env, &prefix)?,
-            response_wait: provider_times::response_wait(env, &prefix, &known.file)?,
+            response_wait: provider_times::response_wait(env, &prefix, known.file())?,
         });
     }
     Ok(providers)

@@ -84,7 +84,7 @@ fn as_generic(sample: &Value) -> Value {
 fn micros(provider: &str, webhook: &Value) -> Result<f64> {
     let catalogue = Catalogue::shipped();
     let known = catalogue.get(provider).context("a provider that is shipped")?;
-    let declarative = Declarative::new(Arc::clone(&known.file), None);
+    let declarative = Declarative::new(Arc::clone(known.file()), None);
     let received = received(provider, webhook)?;
     let place = BranchRef {
         auto_accept: false,

@@ -69,7 +69,7 @@ mod tests {
         let known = Catalogue::shipped();
         let now: DateTime<Utc> = "2026-12-01T00:00:00Z".parse().unwrap();
         let read = |provider: &str, text: &str, branches: bool| {
-            let file = &known.get(provider).unwrap().file;
+            let file = known.get(provider).unwrap().file();
             let env: Environment = [("X_OBSERVE_UNTIL", text)].into_iter().collect();
             observe_until(&env, "X", (file, &file.verification), branches, now)
         };

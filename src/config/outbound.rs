@@ -203,7 +203,7 @@ mod tests {
     fn read(name: &str, variables: &[(&str, &str)]) -> Result<Option<OutboundSettings>, ConfigError> {
         let env: Environment = variables.iter().copied().collect();
         let known = Catalogue::shipped();
-        of_provider(&env, name, "X", known.get(name).unwrap().file.outbound.as_ref())
+        of_provider(&env, name, "X", known.get(name).unwrap().file().outbound.as_ref())
     }
 
     #[test]

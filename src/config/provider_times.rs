@@ -3,7 +3,10 @@
 use std::{collections::HashMap, time::Duration};
 
 use super::{Bounds, ConfigError, Environment, catalogue, prefix};
-use crate::{order::model::AmendmentKind, provider::declarative::file::File};
+use crate::{
+    order::model::AmendmentKind,
+    provider::{catalogue::KnownProvider, declarative::file::File},
+};
 
 const ORDER_TTL: Bounds<Duration> = Bounds {
     least: Duration::from_secs(1),
@@ -42,8 +45,8 @@ pub fn order_ttls(env: &Environment) -> Result<HashMap<String, Duration>, Config
 /// If a provider's file is broken.
 pub fn announced_again(env: &Environment) -> Result<HashMap<String, AmendmentKind>, ConfigError> {
     let catalogue = catalogue(env)?;
-    let of = |file: &File| Some((file.identity.name.clone(), file.events.announced_again?));
-    Ok(catalogue.iter().filter_map(|known| of(&known.file)).collect())
+    let of = |(name, known): (&str, &KnownProvider)| Some((name.to_owned(), known.file().events.announced_again?));
+    Ok(catalogue.iter().filter_map(of).collect())
 }
 
 /// `<PROVIDER>_RESPONSE_WAIT`; none if it is not set, or `0s`.

@@ -34,7 +34,7 @@ impl ReplayedProvider {
                 .map_err(|error| ConfigError::new("--providers-dir", error.to_string().replace('\n', "; ")))?,
             None => catalogue(env)?,
         };
-        known.iter().map(|known| Self::of(env, &known.file)).collect()
+        known.iter().map(|(_, known)| Self::of(env, known.file())).collect()
     }
 
     fn of(env: &Environment, file: &Arc<File>) -> Result<Self, ConfigError> {

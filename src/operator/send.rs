@@ -39,7 +39,7 @@ pub async fn run(
     // The signature covers the URL that the provider knows, which may differ from the address of this request.
     let public_url = known_as.as_deref().unwrap_or(url);
     let prefix = config::prefix(provider);
-    let scheme = config::scheme(environment, &prefix, &known.file, Some(public_url))?;
+    let scheme = config::scheme(environment, &prefix, known.file(), Some(public_url))?;
     let secrets = Secrets::from_environment(environment, &prefix, provider, &scheme, false)?;
     let request = Outgoing::post(format!("{public_url}/api/webhooks/{provider}"), read(file)?);
     let request = sign::sign(&scheme, &secrets.keys(), request, Utc::now())?;

@@ -6,7 +6,7 @@ use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, LazyLock},
+    sync::{Arc, OnceLock},
 };
 
 use super::declarative::{
@@ -16,6 +16,9 @@ use super::declarative::{
 
 /// Most files of a folder that are read: a folder with more is not one of providers.
 const MAX_FILES: usize = 256;
+
+/// A shipped file is named after its provider, with this behind it.
+const SUFFIX: &str = ".toml";
 
 /// The files that are part of this program.
 const SHIPPED: [(&str, &str); 16] = [
@@ -48,11 +51,35 @@ pub enum FileOrigin {
 
 /// A provider that is known.
 #[derive(Debug, Clone)]
-pub struct KnownProvider {
-    /// Its file.
-    pub file: Arc<File>,
+pub struct KnownProvider(Source);
+
+#[derive(Debug, Clone)]
+enum Source {
+    /// Its place in [`SHIPPED`].
+    Shipped(usize),
+    Folder(PathBuf, Arc<File>),
+}
+
+impl KnownProvider {
+    /// Its file. A shipped file is read when it is needed, once in a process: an installation enables few of them.
+    pub fn file(&self) -> &Arc<File> {
+        static READ: [OnceLock<Arc<File>>; SHIPPED.len()] = [const { OnceLock::new() }; SHIPPED.len()];
+        match &self.0 {
+            Source::Shipped(at) => READ[*at].get_or_init(|| {
+                let (name, text) = SHIPPED[*at];
+                Arc::new(load(name, text).expect("a test loads every shipped file"))
+            }),
+            Source::Folder(_, file) => file,
+        }
+    }
+
     /// Its source.
-    pub origin: FileOrigin,
+    pub fn origin(&self) -> FileOrigin {
+        match &self.0 {
+            Source::Shipped(_) => FileOrigin::Shipped,
+            Source::Folder(path, _) => FileOrigin::Folder(path.clone()),
+        }
+    }
 }
 
 /// All of them, by name.
@@ -101,22 +128,14 @@ impl Catalogue {
         Ok(known)
     }
 
-    /// Those that are shipped. They are read once in a process: a start looks them up several times.
+    /// Those that are shipped.
     pub fn shipped() -> Self {
-        static READ: LazyLock<Catalogue> = LazyLock::new(Catalogue::read_shipped);
-        READ.clone()
-    }
-
-    fn read_shipped() -> Self {
-        let read = |(name, text): &(&str, &str)| {
-            let file = load(name, text).expect("a test loads every shipped file");
-            let known = KnownProvider {
-                file: Arc::new(file),
-                origin: FileOrigin::Shipped,
-            };
-            (known.file.identity.name.clone(), known)
-        };
-        Self(SHIPPED.iter().map(read).collect())
+        let name = |file: &str| file.strip_suffix(SUFFIX).unwrap_or(file).to_owned();
+        let all = SHIPPED.iter().enumerate();
+        Self(
+            all.map(|(at, (file, _))| (name(file), KnownProvider(Source::Shipped(at))))
+                .collect(),
+        )
     }
 
     /// The names of the files that are shipped, and their text.
@@ -142,16 +161,9 @@ impl Catalogue {
         paths.sort();
         for path in paths {
             let file = load_file(&path)?;
-            let known = KnownProvider {
-                file: Arc::new(file),
-                origin: FileOrigin::Folder(path.clone()),
-            };
-            let name = known.file.identity.name.clone();
-            if let Some(KnownProvider {
-                origin: FileOrigin::Folder(first),
-                ..
-            }) = self.0.insert(name.clone(), known)
-            {
+            let name = file.identity.name.clone();
+            let known = KnownProvider(Source::Folder(path.clone(), Arc::new(file)));
+            if let Some(KnownProvider(Source::Folder(first, _))) = self.0.insert(name.clone(), known) {
                 return Err(CatalogueError::Twice {
                     name,
                     first,
@@ -172,9 +184,9 @@ impl Catalogue {
         self.0.keys().map(String::as_str)
     }
 
-    /// All of them, by name.
-    pub fn iter(&self) -> impl Iterator<Item = &KnownProvider> {
-        self.0.values()
+    /// All of them with their names, sorted.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &KnownProvider)> {
+        self.0.iter().map(|(name, known)| (name.as_str(), known))
     }
 }
 
@@ -196,4 +208,16 @@ pub fn load_file(path: &Path) -> Result<File, CatalogueError> {
     }
     let text = fs::read_to_string(path).map_err(unreadable)?;
     Ok(load(&path.display().to_string(), &text)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shipped_file_has_the_name_of_its_provider() {
+        for (name, known) in Catalogue::shipped().0 {
+            assert_eq!(known.file().identity.name, name);
+        }
+    }
 }

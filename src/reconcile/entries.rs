@@ -385,7 +385,7 @@ mod tests {
 
     fn spec(provider: &str) -> ReconcileSpec {
         let known = Catalogue::shipped();
-        let outbound = known.get(provider).unwrap().file.outbound.clone();
+        let outbound = known.get(provider).unwrap().file().outbound.clone();
         outbound.unwrap().reconcile.expect("it has lists")
     }
 

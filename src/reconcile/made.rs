@@ -112,7 +112,7 @@ mod tests {
 
     fn provider(name: &str) -> (Declarative, ReconcileSpec) {
         let known = Catalogue::shipped();
-        let file = std::sync::Arc::clone(&known.get(name).unwrap().file);
+        let file = std::sync::Arc::clone(known.get(name).unwrap().file());
         let spec = file.outbound.as_ref().unwrap().reconcile.clone().expect("it has lists");
         (Declarative::new(file, None), spec)
     }

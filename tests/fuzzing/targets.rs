@@ -74,10 +74,9 @@ static SCHEMES: LazyLock<Vec<(&str, Scheme, Keys)>> = LazyLock::new(|| {
 /// Every provider that is shipped.
 static PROVIDERS: LazyLock<Vec<Declarative>> = LazyLock::new(|| {
     let catalogue = Catalogue::shipped();
-    let provider = |known: &webhook_hub::provider::catalogue::KnownProvider| {
-        Declarative::new(Arc::clone(&known.file), Some("JOD".parse().unwrap()))
-    };
-    catalogue.iter().map(provider).collect()
+    let currency = Some("JOD".parse().unwrap());
+    let files = catalogue.iter().map(|(_, known)| Arc::clone(known.file()));
+    files.map(|file| Declarative::new(file, currency)).collect()
 });
 
 fn careem() -> &'static Declarative {

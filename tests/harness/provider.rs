@@ -7,7 +7,7 @@ use chrono::Utc;
 use secrecy::SecretString;
 use webhook_hub::{
     config::prefix,
-    provider::{Catalogue, declarative::file::File},
+    provider::{Catalogue, catalogue::KnownProvider, declarative::file::File},
     verification::{
         Keys,
         keys::OwnSecretOrigin,
@@ -67,12 +67,12 @@ impl Provider {
     /// All that this version knows.
     pub(crate) fn all(catalogue: &Catalogue) -> Vec<Self> {
         let http = http();
-        let of = |known: &webhook_hub::provider::catalogue::KnownProvider| Self {
-            name: known.file.identity.name.clone(),
-            file: Arc::clone(&known.file),
+        let provider = |(name, known): (&str, &KnownProvider)| Self {
+            name: name.to_owned(),
+            file: Arc::clone(known.file()),
             http: http.clone(),
         };
-        catalogue.iter().map(of).collect()
+        catalogue.iter().map(provider).collect()
     }
 
     /// Whether its webhooks say which currency they mean.

@@ -81,7 +81,7 @@ pub(super) async fn all(world: &World, files: &TempDir) -> (Vec<Row>, Settings) 
     let mut settings = world.settings().set("PROVIDERS_DIR", files.path().display());
     let mut rows = Vec::new();
     for provider in Provider::all(&catalogue) {
-        let file = catalogue.get(&provider.name).unwrap().file.clone();
+        let file = catalogue.get(&provider.name).unwrap().file().clone();
         let Some(spec) = file.outbound.clone() else { continue };
         if spec.status.values().flatten().any(|call| call.again.is_some()) {
             let text = text(&provider.name).replace("every = \"10s\"", "every = \"1s\"");

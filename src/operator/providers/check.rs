@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn times_without_a_zone_are_noted() {
         let catalogue = Catalogue::shipped();
-        let noted = |name: &str| notes(&catalogue.get(name).unwrap().file);
+        let noted = |name: &str| notes(catalogue.get(name).unwrap().file());
         assert!(
             noted("careem")[0].starts_with("order.placed_at"),
             "{:?}",

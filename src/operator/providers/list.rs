@@ -26,20 +26,20 @@ pub(super) fn run(environment: &Environment, as_json: bool) -> anyhow::Result<Ex
     let catalogue = config::catalogue(environment)?;
     let rows = catalogue
         .iter()
-        .map(|known| row(environment, known))
+        .map(|(_, known)| row(environment, known))
         .collect::<Result<Vec<_>, _>>()?;
     print(as_json, &rows, text(&rows))?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn row<'a>(environment: &Environment, known: &'a KnownProvider) -> Result<Row<'a>, ConfigError> {
-    let identity = &known.file.identity;
+    let identity = &known.file().identity;
     Ok(Row {
         name: &identity.name,
         display_name: &identity.display_name,
         enabled: environment.flag(&format!("{}_ENABLED", config::prefix(&identity.name)), false)?,
         sure: identity.sure.as_str(),
-        file: match &known.origin {
+        file: match known.origin() {
             FileOrigin::Shipped => None,
             FileOrigin::Folder(path) => Some(path.display().to_string()),
         },

@@ -105,7 +105,7 @@ fn file_or_name(environment: &Environment, which: &Path) -> anyhow::Result<Arc<F
     let catalogue = config::catalogue(environment)?;
     let name = which.to_string_lossy();
     match catalogue.get(&name) {
-        Some(known) => Ok(Arc::clone(&known.file)),
+        Some(known) => Ok(Arc::clone(known.file())),
         None => bail!("{}", unknown(environment, &catalogue, &name)),
     }
 }

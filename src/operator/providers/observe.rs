@@ -32,11 +32,11 @@ pub(super) fn run(environment: &Environment, name: &str, days: u32, as_json: boo
     let scheme = config::scheme(
         environment,
         &prefix,
-        &known.file,
+        known.file(),
         config::public_url(environment)?.as_deref(),
     )?;
     let has_branch_secrets = environment.flag(&format!("{prefix}_BRANCH_SECRETS"), false)?;
-    if let Some(why) = observe::why_not(&known.file, &scheme, has_branch_secrets) {
+    if let Some(why) = observe::why_not(known.file(), &scheme, has_branch_secrets) {
         bail!("the signatures of {name} cannot be observed: {why}");
     }
     let until = Utc::now() + TimeDelta::days(days.into());

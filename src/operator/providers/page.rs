@@ -40,7 +40,7 @@ fn text_of(environment: &Environment, which: &Path, file: &File) -> anyhow::Resu
     }
     let catalogue = config::catalogue(environment)?;
     let name = &file.identity.name;
-    if let Some(FileOrigin::Folder(path)) = catalogue.get(name).map(|known| &known.origin) {
+    if let Some(FileOrigin::Folder(path)) = catalogue.get(name).map(|known| known.origin()) {
         return Ok(fs::read_to_string(path)?);
     }
     let mut shipped = Catalogue::shipped_files().iter();
@@ -347,7 +347,7 @@ mod tests {
         for (name, text) in Catalogue::shipped_files() {
             let catalogue = Catalogue::shipped();
             let name = name.strip_suffix(".toml").unwrap();
-            let made = page(&catalogue.get(name).unwrap().file, text).unwrap();
+            let made = page(catalogue.get(name).unwrap().file(), text).unwrap();
             let kept = fs::read_to_string(format!("{folder}/{name}.md")).unwrap_or_default();
             assert_eq!(
                 kept, made,

@@ -35,7 +35,7 @@ fn webhook() -> Value {
 fn file_of(provider: &str, currency: &str) -> Declarative {
     static SHIPPED: LazyLock<Catalogue> = LazyLock::new(Catalogue::shipped);
     Declarative::new(
-        SHIPPED.get(provider).unwrap().file.clone(),
+        SHIPPED.get(provider).unwrap().file().clone(),
         Some(currency.parse().unwrap()),
     )
 }

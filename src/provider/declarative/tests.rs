@@ -17,7 +17,7 @@ const SAMPLE: &str = include_str!("../../dev/sample_order.json");
 const NAME: &str = "careem";
 
 fn careem() -> Declarative {
-    let file = Catalogue::shipped().get(NAME).unwrap().file.clone();
+    let file = Catalogue::shipped().get(NAME).unwrap().file().clone();
     Declarative::new(file, Some("JOD".parse().unwrap()))
 }
 
@@ -284,7 +284,7 @@ mod shapes;
 /// Slashes that were doubled on the way make no other path, neither for its route nor for what its parts say.
 #[test]
 fn parts_of_a_path_are_read_however_many_slashes_there_are() {
-    let file = Catalogue::shipped().get("delivery-hero").unwrap().file.clone();
+    let file = Catalogue::shipped().get("delivery-hero").unwrap().file().clone();
     let provider = Declarative::new(file, Some("EGP".parse().unwrap()));
     for path in [
         "/api/webhooks/delivery-hero/order/store-9",
@@ -311,7 +311,7 @@ fn parts_of_a_path_are_read_however_many_slashes_there_are() {
 /// A program's rendering of a missing id is no id: news with it would look like repeats of one another.
 #[test]
 fn an_events_id_that_is_none_joins_nothing() {
-    let file = Catalogue::shipped().get("uber-eats").unwrap().file.clone();
+    let file = Catalogue::shipped().get("uber-eats").unwrap().file().clone();
     let provider = Declarative::new(file, None);
     let (keys, now, uri) = (Keys::single("secret"), Utc::now(), Uri::from_static("/"));
     let event_id = |id: &str, status: &str| {

@@ -29,7 +29,7 @@ pub(super) fn limits(provider: &str, address: &str) -> Limits {
 
 pub(super) fn careem(networks: &[&str]) -> Enabled {
     let networks = networks.iter().map(|network| network.parse().unwrap()).collect();
-    let file = Arc::clone(&Catalogue::shipped().get("careem").unwrap().file);
+    let file = Arc::clone(Catalogue::shipped().get("careem").unwrap().file());
     let provider = Declarative::new(file, None);
     Enabled {
         outbound: None,

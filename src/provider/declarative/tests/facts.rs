@@ -8,7 +8,7 @@ use crate::provider::declarative::sample::{Outcome, Sample};
 
 /// The body that the backend gets of a webhook.
 fn posted(provider: &str, sent: &Value) -> Value {
-    let file = Catalogue::shipped().get(provider).unwrap().file.clone();
+    let file = Catalogue::shipped().get(provider).unwrap().file().clone();
     let text = sent.to_string();
     let sample = Sample {
         body: text.as_bytes(),

@@ -65,7 +65,7 @@ macro_rules! fetched {
 }
 
 fn provider(name: &str, currency: &str) -> Declarative {
-    let file = Catalogue::shipped().get(name).unwrap().file.clone();
+    let file = Catalogue::shipped().get(name).unwrap().file().clone();
     Declarative::new(file, Some(currency.parse().unwrap()))
 }
 
@@ -402,7 +402,7 @@ fn each_shape_becomes_what_it_must() {
 /// Without a query the delivery family leaves out what an order is made of.
 #[test]
 fn an_order_of_the_delivery_family_is_asked_for_with_its_parts() {
-    let file = Catalogue::shipped().get("uber-eats").unwrap().file.clone();
+    let file = Catalogue::shipped().get("uber-eats").unwrap().file().clone();
     let fetch = file.outbound.as_ref().unwrap().fetch.as_ref().unwrap();
     let FetchPlace::Href(href) = &fetch.place else {
         panic!("{fetch:?}");

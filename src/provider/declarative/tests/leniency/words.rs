@@ -146,7 +146,7 @@ fn a_change_without_a_status_is_news_all_the_same() {
 fn an_unknown_event_is_told_from_an_unwanted_one() {
     let read = |name: &str, body: &str| {
         let provider = Declarative::new(
-            Catalogue::shipped().get(name).unwrap().file.clone(),
+            Catalogue::shipped().get(name).unwrap().file().clone(),
             Some("JOD".parse().unwrap()),
         );
         let fact = provider.transform(&received(body, "ignored")).unwrap();
