@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+mod body_hash;
 pub mod branch;
 mod event_type;
 pub mod operator;
@@ -20,6 +21,7 @@ mod secret_use;
 pub mod stage;
 
 pub use self::{
+    body_hash::BodyHash,
     event_type::{EventType, UnknownEventType},
     principal::{NotYours, Principal},
     secret_use::{SecretOrigin, SecretUse},
@@ -165,6 +167,9 @@ pub struct RequestFacts {
     /// Sequence of the webhook itself; only on requests to fetch an order, and on fetched documents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook_sequence: Option<u64>,
+    /// The hash of the body; only on webhooks. Earlier versions neither wrote nor read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body_sha256: Option<BodyHash>,
     /// Request headers as a JSON object, credentials left out.
     pub headers: serde_json::Map<String, serde_json::Value>,
     /// How the webhook came, where its provider did not send it with a proof. Earlier versions ignore it.

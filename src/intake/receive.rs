@@ -209,7 +209,7 @@ async fn admit(
     let (point, admission) = (taken?, read?);
     enabled.measured.received.increment(1);
     let event = NewEvent {
-        envelope: envelope(enabled, &verified, &admission, info, parts.uri.path(), now),
+        envelope: envelope(enabled, &verified, &admission, info, (parts.uri.path(), body), now),
         payload: body.clone(),
     };
     Ok(Admitted {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{
     dead_letters::printable,
     output::{self, Table, Verdict, show},
-    progress::Lines,
+    progress::{ProgressDisplay, Unit},
     queries::log_check::{self, LogChecked},
     with_rights,
 };
@@ -53,11 +53,11 @@ async fn answer(environment: &Environment, what: &Verify, as_json: bool) -> anyh
     };
     let log = Connection::open(&settings, "webhook-hub verify", HUB_INBOX).await?;
     log.reach().await?;
-    let lines = Lines::new();
+    let shown = ProgressDisplay::new(Unit::Pieces);
     let parts = Parts {
         log: &log,
         database: &database,
-        tell: &|progress| lines.tell(progress),
+        tell: &|progress| shown.tell(progress),
     };
     let verified = with_rights(&log, &settings, Box::pin(rebuild::verify(parts, &asked))).await?;
     // The log as a whole is only checked together with all tables.
@@ -66,7 +66,7 @@ async fn answer(environment: &Environment, what: &Verify, as_json: bool) -> anyh
             with_rights(
                 &log,
                 &settings,
-                log_check::check(&log, what.from, &|progress| lines.tell(progress)),
+                log_check::check(&log, what.from, &|progress| shown.tell(progress)),
             )
             .await?,
         ),
@@ -133,6 +133,7 @@ fn log_text(f: &mut fmt::Formatter<'_>, log: &LogChecked) -> fmt::Result {
             &faults.out_of_order,
         ),
         ("its id does not follow from its cause", &faults.wrong_ids),
+        ("its body is not the one that was accepted", &faults.altered_bodies),
     ] {
         for fault in &faults.first {
             let (order, provider) = (printable(&fault.external_order_id), printable(&fault.provider));

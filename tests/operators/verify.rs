@@ -165,9 +165,26 @@ async fn a_lost_event() {
         "first": [{ "sequence": sequence, "type": "webhook.received", "provider": "careem", "externalOrderId": "CR-lost" }],
     });
     assert_eq!(found(&ran)["log"]["faults"]["lost"], lost);
+    // A body that is not the one that was accepted.
+    let id = EventId::of_webhook("careem", &[b"altered"]);
+    let altered = Envelope {
+        id,
+        root_id: id,
+        ..envelope.clone()
+    };
+    let headers = codec::headers(&altered, Form::Headers).unwrap();
+    let sent = publisher
+        .publish_with_headers(codec::subject(&altered, PARTITIONS), headers, "{}".into())
+        .await
+        .unwrap();
+    let sequence_altered = sent.await.unwrap().sequence;
     let text = run(&owner, &["verify"]).await;
     let line = format!(
         "{sequence} webhook.received of careem CR-lost: lost: acknowledged, not parked, and without an outcome"
     );
     assert!(text.stdout.contains(&line), "{}", text.said());
+    let line =
+        format!("{sequence_altered} webhook.received of careem CR-lost: its body is not the one that was accepted");
+    assert!(text.stdout.contains(&line), "{}", text.said());
+    assert_eq!(text.stdout.matches("its body is not").count(), 1, "{}", text.said());
 }

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::RequestInfo;
 use crate::{
-    event::{Envelope, EventType, RequestFacts, WebhookOrigin},
+    event::{BodyHash, Envelope, EventType, RequestFacts, WebhookOrigin},
     provider::Admission,
     registry::Enabled,
     telemetry::trace_context,
@@ -19,7 +19,7 @@ pub(super) fn envelope(
     verified: &Verified<'_>,
     admission: &Admission,
     info: &RequestInfo,
-    path: &str,
+    (path, body): (&str, &[u8]),
     now: DateTime<Utc>,
 ) -> Envelope {
     let (proof, headers) = (verified.proof(), verified.headers());
@@ -48,6 +48,7 @@ pub(super) fn envelope(
             secrets: proof.secrets().to_vec(),
             signed_at: proof.signed_at(),
             signature: proof.signature().filter(|_| enabled.keep_signature).map(str::to_owned),
+            body_sha256: Some(BodyHash::of(body)),
             headers: enabled.kept_headers.of(headers),
             origin: proof.is_observed().then_some(WebhookOrigin::Observed),
         }),

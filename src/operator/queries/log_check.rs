@@ -1,5 +1,5 @@
 //! Checks that the log is complete and consistent. Each accepted event has ended, is parked or waits for a stage; the cause of each event is on
-//! the log; ids derive from their causes; the webhooks of an order were transformed in the order in which they were accepted. The check
+//! the log; ids derive from their causes; bodies are those that were accepted; the webhooks of an order were transformed in the order in which they were accepted. The check
 //! reads the log once and keeps only open events in memory.
 
 mod scan;

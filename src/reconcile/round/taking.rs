@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{Round, State, Stop};
 use crate::{
-    event::{Envelope, EventType, NewEvent, Principal, Recorded, RequestFacts, WebhookOrigin},
+    event::{BodyHash, Envelope, EventType, NewEvent, Principal, Recorded, RequestFacts, WebhookOrigin},
     journal::read::event_at,
     json::scan::Document,
     provider::outbound::reconcile::WebhookMade,
@@ -241,6 +241,7 @@ fn event(provider: &Arc<str>, webhook: MissedWebhook, now: DateTime<Utc>) -> New
             request: Some(RequestFacts {
                 method: "POST".into(),
                 path,
+                body_sha256: Some(BodyHash::of(&body)),
                 origin: Some(WebhookOrigin::Reconciled),
                 ..RequestFacts::default()
             }),

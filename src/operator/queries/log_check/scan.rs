@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::{
     delivery::stage::Stage as _,
-    event::{EventId, EventType, Recorded, outcome::OUTCOME},
+    event::{BodyHash, EventId, EventType, Recorded, outcome::OUTCOME},
     journal::codec::OrderKey,
     projection::rebuild::Named,
     transform::Transform,
@@ -59,6 +59,8 @@ pub struct Faults {
     pub out_of_order: Named<Fault>,
     /// Events with an id that does not derive from their cause.
     pub wrong_ids: Named<Fault>,
+    /// Webhooks whose body is not the one that was accepted.
+    pub altered_bodies: Named<Fault>,
 }
 
 impl Faults {
@@ -69,8 +71,10 @@ impl Faults {
             without_cause,
             out_of_order,
             wrong_ids,
+            altered_bodies,
         } = self;
-        lost.count + without_cause.count + out_of_order.count + wrong_ids.count == 0
+        let all = [lost, without_cause, out_of_order, wrong_ids, altered_bodies];
+        all.iter().all(|faults| faults.count == 0)
     }
 }
 
@@ -148,6 +152,9 @@ impl Scan {
         }
         let envelope = &event.envelope;
         let (root, event_type) = (envelope.root_id, envelope.event_type);
+        if !has_accepted_body(event) {
+            self.faults.altered_bodies.push(Fault::of(event));
+        }
         if envelope.id == root || event_type == EventType::OrderRetryRequested {
             self.note_cause(event);
             self.open.entry(root).or_default().push(Run {
@@ -266,6 +273,15 @@ fn has_right_id(event: &Recorded) -> bool {
     [id, id.at(sequence)].contains(&envelope.id)
 }
 
+/// Whether a webhook has the body that was accepted. True for other events, and for webhooks that earlier versions accepted: they have no
+/// hash.
+fn has_accepted_body(event: &Recorded) -> bool {
+    let accepted = event.envelope.request.as_ref();
+    let accepted = accepted.and_then(|request| request.body_sha256.as_ref());
+    event.envelope.event_type != EventType::WebhookReceived
+        || accepted.is_none_or(|hash| *hash == BodyHash::of(&event.payload))
+}
+
 #[cfg(test)]
 mod tests {
     use chrono::{DateTime, Utc};
@@ -319,6 +335,24 @@ mod tests {
 
     fn places(faults: &Named<Fault>) -> Vec<u64> {
         faults.first.iter().map(|fault| fault.sequence).collect()
+    }
+
+    #[test]
+    fn a_body_that_was_altered_is_found() {
+        let mut log = Log::default();
+        let accepted = log.accept("one", "CR-1");
+        let with_hash = |body: &'static str| {
+            let mut event = accepted.clone();
+            let request = event.envelope.request.as_mut().unwrap();
+            request.body_sha256 = Some(BodyHash::of(b"one"));
+            event.payload = body.into();
+            event
+        };
+        log.add(with_hash("one"));
+        log.add(with_hash("two"));
+        let scan = log.scan();
+        assert_eq!(places(&scan.faults.altered_bodies), [3]);
+        assert!(!scan.faults.is_empty());
     }
 
     #[test]
