@@ -10,7 +10,6 @@ use std::{
     pin::Pin,
     process::ExitCode,
     task::{Context, Poll},
-    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail, ensure};
@@ -23,7 +22,11 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
 };
 
-use super::{print, tell, with_rights};
+use super::{
+    print,
+    progress::{ProgressDisplay, Unit},
+    with_rights,
+};
 use crate::{
     config::{self, Environment},
     journal::{
@@ -32,6 +35,7 @@ use crate::{
         snapshot::{self, StreamSnapshot, frames::Frames},
         streams::{self, api, restoring},
     },
+    projection::rebuild::Progress,
 };
 
 /// The two files. The `nats` command uses the same names and can read both.
@@ -39,8 +43,6 @@ pub(super) const SNAPSHOT: &str = "stream.tar.s2";
 pub(super) const MANIFEST: &str = "backup.json";
 /// Name of the snapshot's file while it is written.
 const UNFINISHED: &str = "stream.tar.s2.unfinished";
-/// Interval between two lines of progress.
-const SAY_EVERY: Duration = Duration::from_secs(5);
 /// Bytes read at a time to check a file.
 const BLOCK: usize = 1 << 20;
 /// The user with all rights. Its inbox differs from that of the user that makes backups.
@@ -94,26 +96,12 @@ pub(super) async fn connect(settings: &config::Nats, name: &str) -> anyhow::Resu
     Ok(connection)
 }
 
-/// Reports progress every [`SAY_EVERY`].
-pub(super) fn progress(verb: &'static str, about: u64) -> impl FnMut(u64) {
-    let (began, mut said) = (Instant::now(), Instant::now());
-    move |bytes| {
-        if said.elapsed() >= SAY_EVERY {
-            said = Instant::now();
-            tell(how_far(verb, (bytes, about), began.elapsed()));
-        }
+/// Shows how many bytes were read or sent, of about how many.
+pub(super) fn progress(phase: &'static str, about: u64) -> impl FnMut(u64) {
+    let shown = ProgressDisplay::new(Unit::Bytes);
+    move |done| {
+        shown.tell(Progress { phase, done, of: about });
     }
-}
-
-fn how_far(verb: &str, (bytes, about): (u64, u64), since: Duration) -> String {
-    let megabytes = |bytes: u64| bytes as f64 / 1e6;
-    let rate = megabytes(bytes) / since.as_secs_f64().max(0.001);
-    let left = match megabytes(about.saturating_sub(bytes)) / rate {
-        seconds if seconds.is_finite() => format!("{seconds:.0} s left"),
-        _ => "not known how long".to_owned(),
-    };
-    let (now, all) = (megabytes(bytes), megabytes(about));
-    format!("{verb}: {now:.1} MB of about {all:.1} MB, {rate:.1} MB/s, {left}")
 }
 
 /// Makes a backup of the log.
@@ -318,20 +306,5 @@ impl AsyncWrite for Hashing {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.file).poll_shutdown(context)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn progress_has_rate_and_time_left() {
-        let said = how_far("sent", (20_000_000, 80_000_000), Duration::from_secs(4));
-        assert_eq!(said, "sent: 20.0 MB of about 80.0 MB, 5.0 MB/s, 12 s left");
-        let more = how_far("sent", (90_000_000, 80_000_000), Duration::from_secs(4));
-        assert!(more.ends_with("22.5 MB/s, 0 s left"), "{more}");
-        let none = how_far("sent", (0, 80_000_000), Duration::from_secs(4));
-        assert!(none.ends_with("0.0 MB/s, not known how long"), "{none}");
     }
 }

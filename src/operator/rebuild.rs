@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{
     acts::{Act, ActKind, ActOptions},
     output::{self, Table, Verdict, show},
-    progress::Lines,
+    progress::{ProgressDisplay, Unit},
     with_rights,
 };
 use crate::{
@@ -50,11 +50,11 @@ async fn answer(environment: &Environment, what: &Rebuild, as_json: bool) -> any
     let settings = config::Nats::from_environment(environment)?;
     let log = Connection::open(&settings, "webhook-hub rebuild", HUB_INBOX).await?;
     log.reach().await?;
-    let lines = Lines::new();
+    let shown = ProgressDisplay::new(Unit::Pieces);
     let parts = Parts {
         log: &log,
         database: &database,
-        tell: &|progress| lines.tell(progress),
+        tell: &|progress| shown.tell(progress),
     };
     if what.dry_run {
         let plan = Box::pin(with_rights(&log, &settings, rebuild::plan(parts, &what.tables))).await?;

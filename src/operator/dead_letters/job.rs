@@ -31,7 +31,7 @@ use crate::{
         acts::{self, Act, ActKind, ActOptions},
         output::Table,
         print,
-        progress::Lines,
+        progress::{ProgressDisplay, Unit},
         tell,
     },
     projection::rebuild::Progress,
@@ -271,13 +271,13 @@ fn known(board: &Board, id: EventId) -> anyhow::Result<&Job> {
 
 /// Waits until a job does not run any more.
 async fn wait_for<'b>(connection: &Connection, board: &'b mut Board, id: EventId) -> anyhow::Result<&'b Job> {
-    let lines = Lines::new();
+    let shown = ProgressDisplay::new(Unit::Pieces);
     loop {
         let job = known(board, id)?;
         if job.state != JobState::Running {
             break;
         }
-        lines.tell(Progress {
+        shown.tell(Progress {
             phase: "retrying",
             done: job.counts.done(),
             of: job.started.expected,

@@ -22,7 +22,7 @@ use super::{
     },
     dead_letters::Since,
     output::{self, Verdict, counted, show},
-    progress::Lines,
+    progress::{ProgressDisplay, Unit},
     queries::replay::{self, Asked, Place, Readings},
     read, tell, with_rights,
 };
@@ -177,12 +177,8 @@ async fn answer(environment: &Environment, what: &Replay, as_json: bool) -> anyh
 
 /// Prints the progress if a person sees it.
 fn progress() -> impl Fn(Progress) + Send + Sync {
-    let (lines, is_seen) = (Lines::new(), io::stderr().is_terminal());
-    move |progress| {
-        if is_seen {
-            lines.tell(progress);
-        }
-    }
+    let shown = ProgressDisplay::at_a_terminal(Unit::Pieces);
+    move |progress| shown.tell(progress)
 }
 
 async fn diff(environment: &Environment, what: &Replay, readings: Readings, as_json: bool) -> anyhow::Result<Verdict> {
