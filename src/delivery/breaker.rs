@@ -330,8 +330,7 @@ impl Breaker {
                 BranchNews::Answered => self.trial_succeeded(&permit.branch),
                 BranchNews::Failed(_) => self.trial_failed(now, &permit.branch, true),
                 BranchNews::FailedAgain => self.trial_failed(now, &permit.branch, false),
-                BranchNews::Nothing => trials.ended(&permit.branch),
-                BranchNews::Stale => {}
+                BranchNews::Nothing | BranchNews::Stale => trials.ended(&permit.branch),
             },
             Inner::Open { .. } => {}
         }
@@ -422,9 +421,9 @@ impl Breaker {
         }
     }
 
-    /// Forgets what is not needed any more.
-    pub fn tidy(&mut self, now: Instant) {
-        self.branches.tidy(now);
+    /// Forgets what is not needed any more; returns whether it looked, which it does every few seconds.
+    pub fn tidy(&mut self, now: Instant) -> bool {
+        self.branches.tidy(now)
     }
 
     /// Applies the report of another instance; returns whether it did.

@@ -174,7 +174,9 @@ impl Gate {
             let works = gate.attendance.works(now);
             let finder = if works { Finder::Ourselves } else { Finder::Another };
             let turn = self.turn(&mut gate, now, finder);
-            gate.breaker.tidy(now);
+            if gate.breaker.tidy(now) {
+                self.target.show_failing(gate.breaker.failing());
+            }
             (works.then(|| gate.breaker.report(now)), turn, finder)
         };
         if let Some(turn) = turn {

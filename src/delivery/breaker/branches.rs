@@ -17,6 +17,8 @@ pub(super) const MAX_BRANCHES: usize = 10_000;
 const OTHERS: &str = "";
 /// How often branches without recent requests are looked for, when there are many.
 const TIDY_EVERY: Duration = Duration::from_secs(3);
+/// How long a branch is known after its last request began or ended: longer than a request may take.
+const KEEP: Duration = Duration::from_secs(900);
 /// How long a failing branch is known after its last request.
 const FORGET_AFTER: Duration = Duration::from_secs(3600);
 /// Most failing branches that are reported to other instances, and most bytes of each one's name.
@@ -116,13 +118,13 @@ impl Branches {
         Arc::from(if is_full { OTHERS } else { branch })
     }
 
-    /// Forgets branches without recent requests.
-    pub(super) fn tidy(&mut self, now: Instant) {
+    /// Forgets branches without recent requests, at times; returns whether it is such a time.
+    pub(super) fn tidy(&mut self, now: Instant) -> bool {
         if self
             .tidied
             .is_some_and(|last| now.saturating_duration_since(last) < TIDY_EVERY)
         {
-            return;
+            return false;
         }
         self.tidied = Some(now);
         self.known.retain(|_, branch| {
@@ -130,8 +132,9 @@ impl Branches {
                 .last
                 .map_or(FORGET_AFTER, |last| now.saturating_duration_since(last));
             let is_needed = branch.failing.is_some() || branch.yields_until.is_some_and(|until| until > now);
-            idle < FORGET_AFTER && (is_needed || idle < WINDOW || branch.counts.is_recent(now))
+            idle < if is_needed { FORGET_AFTER } else { KEEP }
         });
+        true
     }
 
     /// Notes how a request ended. A trial of a branch that fails makes it wait anew.

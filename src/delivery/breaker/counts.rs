@@ -47,11 +47,6 @@ impl Counts {
         let sum = self.window.sum(now);
         sum.is_share(threshold).then(|| sum.text())
     }
-
-    /// Whether it says something about the last [`WINDOW`].
-    pub(super) fn is_recent(&self, now: Instant) -> bool {
-        self.window.sum(now).requests > 0
-    }
 }
 
 /// The failures of all branches.

@@ -117,6 +117,26 @@ fn many_failures_of_one_branch_weigh_no_more_than_it() {
     // A single failure of the good one opens nothing.
     fails(&mut breaker, now, "good").unwrap();
     assert_eq!(breaker.state(now), BreakerState::Closed);
+    // More than half of all failed, and every one that did is of one branch, with too few requests to say more.
+    let mut breaker = super::breaker();
+    for _ in 0..6 {
+        succeeds(&mut breaker, now, "good").unwrap();
+    }
+    for number in 1..=14 {
+        let answered = number % 5 == 0;
+        let outcome = if answered {
+            RequestOutcome::Success
+        } else {
+            RequestOutcome::Failure
+        };
+        ask(&mut breaker, now, "bad", outcome).unwrap();
+    }
+    assert_eq!((breaker.state(now), breaker.failing()), (BreakerState::Closed, 0));
+    // Half of another branch's, too.
+    for _ in 0..6 {
+        let _ = fails(&mut breaker, now, "worse");
+    }
+    assert_ne!(breaker.not_now(now, "good"), None);
 }
 
 #[test]
@@ -152,6 +172,32 @@ fn who_takes_over_knows_the_branches_that_wait() {
     assert_eq!(stands_by.not_now(now, "good"), Some(NotNow::All(Some(RESET))));
 }
 
+/// Requests that hang for longer than failures are counted.
+#[test]
+fn requests_that_fail_late_open_it() {
+    let (mut breaker, now) = (breaker(), Instant::now());
+    let permits: Vec<_> = (0..5).map(|_| breaker.permit(now, BRANCH).unwrap()).collect();
+    for second in 0..299 {
+        breaker.tidy(now + Duration::from_secs(second));
+    }
+    let later = now + Duration::from_secs(300);
+    for permit in &permits {
+        breaker.record(later, permit, RequestOutcome::Failure);
+    }
+    assert_eq!(breaker.state(later), BreakerState::Open);
+    // So do trials.
+    let again = later + RESET;
+    let trials: Vec<_> = (0..3).map(|_| breaker.permit(again, BRANCH).unwrap()).collect();
+    for second in 0..299 {
+        breaker.tidy(again + Duration::from_secs(second));
+    }
+    let later = again + Duration::from_secs(300);
+    for trial in &trials {
+        breaker.record(later, trial, RequestOutcome::Success);
+    }
+    assert_eq!(breaker.state(later), BreakerState::Closed);
+}
+
 #[test]
 fn known_branches_are_limited() {
     let (mut breaker, now) = (breaker(), Instant::now());
@@ -159,7 +205,7 @@ fn known_branches_are_limited() {
         succeeds(&mut breaker, now, &number.to_string()).unwrap();
     }
     assert_eq!(breaker.branches.len(), 10_001);
-    let later = now + Duration::from_secs(60);
+    let later = now + Duration::from_secs(900);
     succeeds(&mut breaker, later, "new").unwrap();
     assert_eq!(breaker.branches.len(), 1);
 }
@@ -209,8 +255,10 @@ proptest! {
     /// Whatever the requests of one branch do: where all others are answered, theirs are let through, but for the moment in which as
     /// many as the trials are under way.
     #[test]
-    fn one_branch_never_stops_another(requests in requests(4)) {
+    fn one_branch_never_stops_another(requests in requests(16)) {
         let mut breaker = breaker();
+        // Most requests are its.
+        let requests = requests.into_iter().map(|(branch, after, takes, kind)| (branch.saturating_sub(12), after, takes, kind)).collect();
         let outcome = |branch, kind| if branch == 0 { outcome_of(kind) } else { RequestOutcome::Success };
         run(&mut breaker, requests, outcome, |_, _, branch, answer, under_way| {
             let trials = under_way.iter().filter(|one| one.1.is_trial() && one.1.branch() != "0").count();
