@@ -81,6 +81,11 @@ impl Caller {
         self.branch.as_deref().filter(|_| !self.is_only)
     }
 
+    /// The branch that takes turns with others at the provider's rate. Requests without one are together one of them.
+    fn branch_in_turn(&self) -> &str {
+        self.branch.as_deref().unwrap_or_default()
+    }
+
     /// The owner of the credentials that the provider refuses: the branch, or the order itself where no branch is known. All requests
     /// aside have one, so that a list that is refused for every branch costs one token.
     fn refused(&self) -> &str {
@@ -272,7 +277,7 @@ impl Remote {
             return waits(not_now.pause(TRIALS_UNDER_WAY));
         }
         // Checked before a slot is taken, so that later requests wait in the order of their arrival.
-        if let Err(wait) = self.limits.turn(Instant::now(), origin.event) {
+        if let Err(wait) = self.limits.turn(Instant::now(), origin.event, origin.branch_in_turn()) {
             return Ok(SendResult::Reply(wait.into()));
         }
         let place = match self.request_slots.enter(Instant::now(), origin.one_of_several()) {
@@ -284,7 +289,7 @@ impl Remote {
             Ok(pass) => pass,
             Err(not_now) => return waits(not_now.pause(TRIALS_UNDER_WAY)),
         };
-        if let Err(wait) = self.limits.take(Instant::now(), origin.event) {
+        if let Err(wait) = self.limits.take(Instant::now(), origin.event, origin.branch_in_turn()) {
             return Ok(SendResult::Reply(wait.into()));
         }
         if permission::begin().is_err() {

@@ -287,3 +287,32 @@ async fn a_branch_that_hangs_leaves_slots_to_the_others() {
     outside.payloads(EventType::OrderStatusPushed, 60).await;
     outside.world.at_end(Ends::default()).await;
 }
+
+/// 100 requests of one branch wait for the provider's rate. That of another branch does not wait for all of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn branches_take_turns_at_the_rate() {
+    const CROWD: usize = 100;
+    /// The crowd's requests that may come first: those under way, and what comes until the hub has read the other one.
+    const FIRST: usize = 30;
+    let file = CAREEM_POS.replace("requests_per_second = 10\n", "requests_per_second = 20\n");
+    let outside = Outside::with_branches(&file, 2).await;
+    let hub = Hub::start(&outside.settings()).await;
+    for number in 0..CROWD {
+        outside
+            .ask_for(&hub, "branch-uuid", &format!("CR-crowd-{number}"))
+            .await;
+    }
+    let before = outside.provider.calls().len();
+    outside.ask_for(&hub, "branch-2", "CR-other").await;
+    outside.payloads(EventType::OrderStatusPushed, CROWD + 1).await;
+    let calls = outside.provider.calls();
+    let place = calls
+        .iter()
+        .position(|call| call.header("branch-id") == "store-2")
+        .unwrap();
+    assert!(
+        place <= before + FIRST,
+        "{place} calls came first, {before} of them before it was requested"
+    );
+    outside.world.at_end(Ends::default()).await;
+}

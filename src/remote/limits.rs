@@ -2,7 +2,8 @@
 //! it has asked for a pause (429). The time is passed in.
 //!
 //! A request that has to wait for the rate gets a time of its own ([`ProviderLimits::turn`]): its event is parked until then and
-//! comes back once. Times are given in the order of the requests, which is the log's. A reservation says when to come back;
+//! comes back once. Times are given to the branches in turns ([`line`]), and to each of them in the order of its requests, which is the log's.
+//! A request that lost its time to another branch comes back once more. A reservation says when to come back;
 //! whether a request may be made then is counted when it is made ([`ProviderLimits::take`]), so that events that come back late,
 //! after a breaker was open, never exceed the rate together.
 
@@ -12,8 +13,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use self::line::Line;
 use super::Reply;
 use crate::event::EventId;
+
+mod line;
 
 /// Most branches with a remembered last menu; of more the oldest are forgotten, and the provider's own 429 holds.
 const MAX_BRANCHES: usize = 10_000;
@@ -56,8 +60,12 @@ struct LimitsState {
     made: Option<Instant>,
     /// The same of all that were made or have a time.
     given: Option<Instant>,
+    /// The reserved times of requests that have not come back yet.
+    line: Line,
     /// When the next of those that came back and found no room may come again; they go before new ones.
     again: Option<Instant>,
+    /// Their times.
+    line_again: Line,
     /// Reserved times, by event.
     reserved: HashMap<EventId, Instant>,
     /// End of a requested pause.
@@ -72,12 +80,26 @@ impl LimitsState {
         made.max(self.paused.unwrap_or(now)).max(now)
     }
 
+    /// Notes the time that a line gave to a request, or the least one, and the end of the line for the request that moved there.
+    fn reserve_both(
+        &mut self,
+        now: Instant,
+        (event, at): (EventId, Instant),
+        moved: Option<(EventId, Instant)>,
+    ) -> Instant {
+        if let Some((moved, end)) = moved {
+            self.reserve(now, moved, end);
+        }
+        self.reserve(now, event, at);
+        at
+    }
+
     fn reserve(&mut self, now: Instant, event: EventId, at: Instant) {
         if self.reserved.len() >= MAX_RESERVED {
             // Expired reservations are of events that never came back: they were handled elsewhere, or given up.
             self.reserved.retain(|_, time| *time > now);
         }
-        if self.reserved.len() < MAX_RESERVED {
+        if self.reserved.len() < MAX_RESERVED || self.reserved.contains_key(&event) {
             self.reserved.insert(event, at);
         }
     }
@@ -101,25 +123,35 @@ impl ProviderLimits {
         BURST.saturating_sub(self.spacing)
     }
 
-    /// Asks for the time of an event's next request. Where that is now, [`Self::take`] follows when the request is made.
+    /// Asks for the time of the next request of an event, which is of this branch. Where that is now, [`Self::take`] follows when the request is made.
     ///
     /// # Errors
     /// How long to wait before asking again.
-    pub fn turn(&self, now: Instant, event: EventId) -> Result<(), Wait> {
+    pub fn turn(&self, now: Instant, event: EventId, branch: &str) -> Result<(), Wait> {
         let mut state = self.state();
         if self.spacing.is_zero() {
             return left(state.paused, now).map_or(Ok(()), |left| Err(Wait::LeftAlone(left)));
         }
+        let state = &mut *state;
         let at = match state.reserved.get(&event) {
             Some(at) => *at,
             None => {
+                state.line.come(now + EARLY);
+                state.line_again.come(now + EARLY);
                 let last = [state.given, state.made, state.paused].into_iter().flatten().max();
                 let base = last.map_or(now, |last| last.max(now));
-                let at = (base - self.burst()).max(state.room(now, self.burst()));
-                let at = state.again.map_or(at, |again| at.max(again));
-                state.given = Some(base.max(at) + self.spacing);
-                state.reserve(now, event, at);
-                at
+                let room = state.room(now, self.burst());
+                let again = state.again.map(|again| state.line_again.time(branch, again));
+                let least = again.map_or(room, |again| again.max(room));
+                let end = (base - self.burst()).max(least);
+                state.given = Some(base.max(end) + self.spacing);
+                if end <= now + EARLY || state.reserved.len() >= MAX_RESERVED {
+                    state.reserve(now, event, end);
+                    end
+                } else {
+                    let (at, moved) = state.line.enter(event, branch, end);
+                    state.reserve_both(now, (event, at.max(least)), moved.map(|moved| (moved, end)))
+                }
             }
         };
         if at <= now + EARLY {
@@ -129,11 +161,11 @@ impl ProviderLimits {
         }
     }
 
-    /// Makes one request of an event; its time has come.
+    /// Makes one request of an event, which is of this branch; its time has come.
     ///
     /// # Errors
     /// How long to wait before asking again: others came back late and were before it.
-    pub fn take(&self, now: Instant, event: EventId) -> Result<(), Wait> {
+    pub fn take(&self, now: Instant, event: EventId, branch: &str) -> Result<(), Wait> {
         let mut state = self.state();
         if self.spacing.is_zero() {
             return left(state.paused, now).map_or(Ok(()), |left| Err(Wait::LeftAlone(left)));
@@ -144,9 +176,12 @@ impl ProviderLimits {
             state.made = Some(state.made.map_or(now, |made| made.max(now)) + self.spacing);
             return Ok(());
         }
-        let at = state.again.map_or(room, |again| room.max(again));
-        state.again = Some(at + self.spacing);
-        state.reserve(now, event, at);
+        let state = &mut *state;
+        state.line_again.come(now + EARLY);
+        let end = state.again.map_or(room, |again| room.max(again));
+        state.again = Some(end + self.spacing);
+        let (at, moved) = state.line_again.enter(event, branch, end);
+        let at = state.reserve_both(now, (event, at.max(room)), moved.map(|moved| (moved, end)));
         Err(Wait::Turn(at - now))
     }
 
@@ -161,6 +196,8 @@ impl ProviderLimits {
     pub fn begin(&self) {
         let mut state = self.state();
         state.reserved.clear();
+        state.line.clear();
+        state.line_again.clear();
         (state.given, state.again) = (None, None);
     }
 

@@ -5,13 +5,19 @@ use uuid::Uuid;
 
 use super::*;
 
+mod fair;
+
 fn event(number: usize) -> EventId {
     EventId(Uuid::from_u128(number as u128))
 }
 
 fn ask(limits: &ProviderLimits, now: Instant, number: usize) -> Result<(), Wait> {
-    limits.turn(now, event(number))?;
-    limits.take(now, event(number))
+    ask_for(limits, now, number, "b-1")
+}
+
+fn ask_for(limits: &ProviderLimits, now: Instant, number: usize, branch: &str) -> Result<(), Wait> {
+    limits.turn(now, event(number), branch)?;
+    limits.take(now, event(number), branch)
 }
 
 #[test]
@@ -94,11 +100,12 @@ fn reservations_are_limited() {
 proptest! {
     /// A crowd arrives, some of it over time, each comes back when it is told to or late, and the provider is away for a
     /// while: in no second are there more requests than a second's worth at once and a second's; each is made in the end;
-    /// punctual ones come back once, in their order.
+    /// punctual ones of one branch come back once, in their order.
     #[test]
     fn the_rate_holds_and_events_come_back_once(
         rate in 1u32..20, arrivals in prop::collection::vec(0u64..400, 1..150),
         late in prop::collection::vec(0u64..30, 150), away in 0u64..20_000,
+        (branches, of) in (1usize..5, prop::collection::vec(0usize..100, 150)),
     ) {
         let (limits, start) = (ProviderLimits::new(Some(rate)), Instant::now());
         let at = |millis| start + Duration::from_millis(millis);
@@ -117,7 +124,8 @@ proptest! {
                 queue.push(Reverse((1000 + away + number as u64 % 5, number)));
                 continue;
             }
-            match ask(&limits, at(millis), number) {
+            let branch = (of[number] % branches).to_string();
+            match ask_for(&limits, at(millis), number, &branch) {
                 Ok(()) => made.push((millis, number)),
                 Err(Wait::Turn(wait)) => {
                     let wait = wait.as_millis() as u64 + 1 + late[number];
@@ -131,7 +139,8 @@ proptest! {
             let within = made[index..].iter().take_while(|(millis, _)| *millis < from + 1000).count();
             prop_assert!(within <= 2 * rate as usize + 1, "{within} in a second at {rate}");
         }
-        if away == 0 && late.iter().all(|late| *late == 0) {
+        let is_punctual = away == 0 && late.iter().all(|late| *late == 0);
+        if is_punctual && branches == 1 {
             prop_assert!(made.windows(2).all(|pair| pair[0].1 < pair[1].1), "{made:?}");
         }
     }
