@@ -50,7 +50,7 @@ async fn look(health: &Health) {
         connection.wait_up().await;
         note("the tables' lag", behind.look(connection, journal.tables()).await);
         if !has_webhooks {
-            let found = webhooks::read(connection, &health.registry, &health.last_webhooks).await;
+            let found = webhooks::read(journal, &health.registry, &health.last_webhooks).await;
             has_webhooks = found.is_ok();
             note("the last webhooks", found);
         }

@@ -13,6 +13,7 @@ use crate::harness::{
     at_end::Ends,
     careem::Answer,
     hub::{Hub, Settings, run},
+    ids,
     provider::{Provider, SECRETS, STRANGE, Webhook},
     wait::{PATIENCE, eventually},
 };
@@ -162,9 +163,14 @@ async fn nothing_is_observed_for_long_and_the_command_says_what_to_set() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ambiguous_webhook_is_not_observed() {
     let (world, keeta, settings) = keeta().await;
-    let hub = Hub::start(&settings.set("KEETA_OBSERVE_UNTIL", in_days(2))).await;
+    let settings = settings.set("KEETA_OBSERVE_UNTIL", in_days(2));
+    let hub = Hub::start(&settings).await;
     let good = keeta.send(&hub, strange_of(&keeta, 4)).await;
     assert_eq!(good.status, 200, "{good:?}");
+    // Anyone can have sent it, so it is no sign that the provider sends.
+    let none = r#"webhook_last_received_timestamp_seconds{provider="keeta"} 0"#;
+    let metrics = world.metrics(&hub).await;
+    assert!(metrics.lines().any(|line| line == none), "{metrics}");
     for (field, value) in [
         ("messageId", Value::Null),
         ("messageId", json!(true)),
@@ -184,5 +190,14 @@ async fn an_ambiguous_webhook_is_not_observed() {
         assert_eq!(refused.status, 401, "{body}: {refused:?}");
         is_refused(&refused);
     }
-    world.at_end(Ends::forwarded(1)).await;
+    // Nor is it after a restart. What careem sent shows that the log was read.
+    world.post_orders(&hub, ids("proven", 1)).await;
+    hub.terminate().await;
+    let hub = Hub::start(&settings).await;
+    let of_careem = r#"webhook_last_received_timestamp_seconds{provider="careem"}"#;
+    world.metric_becomes(&hub, of_careem, |seconds| seconds > 0.0).await;
+    world.log.wait_for(EventType::OrderForwarded, 2).await;
+    world.metrics_say(&hub, none).await;
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(2)).await;
 }

@@ -24,7 +24,7 @@ impl World {
     }
 
     /// Waits until a series has a value that fits.
-    async fn metric_becomes(&self, hub: &Hub, series: &str, fits: impl Fn(f64) -> bool) {
+    pub(crate) async fn metric_becomes(&self, hub: &Hub, series: &str, fits: impl Fn(f64) -> bool) {
         eventually(&format!("{series} fits"), PATIENCE, async || {
             match self.metric(hub, series).await {
                 Some(value) if fits(value) => Ok(()),

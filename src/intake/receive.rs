@@ -140,7 +140,8 @@ async fn accept(
         if !is_observed {
             intake.limits.note_accepted(enabled, &principal, info.client);
         }
-        intake.last_webhooks.accepted(&enabled.name, Utc::now().timestamp());
+        let now = Utc::now().timestamp();
+        intake.last_webhooks.accepted(&enabled.name, now, !is_observed);
     }
     log_accepted(enabled, &admission, info, appended);
     if let Some(answer) = in_own_format(enabled, &admission, &info.request_id, appended, &buffered.bytes) {

@@ -1,4 +1,4 @@
-//! When the last webhook of each provider came, and how many came in the last minute.
+//! When the last webhook came that each provider or a branch of it proved, and how many webhooks were accepted in the last minute.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -39,10 +39,12 @@ impl LastWebhooks {
         self.change(provider, |of| of.last = seconds.max(of.last));
     }
 
-    /// This instance accepted a webhook at this time.
-    pub fn accepted(&self, provider: &Arc<str>, now: i64) {
+    /// This instance accepted a webhook at this time; `is_proven`: with a signature that matched.
+    pub fn accepted(&self, provider: &Arc<str>, now: i64, is_proven: bool) {
         self.change(provider, |of| {
-            of.last = now.max(of.last);
+            if is_proven {
+                of.last = now.max(of.last);
+            }
             of.forget(now);
             match of.accepted.back_mut() {
                 // A clock that was set back counts in the last second.
@@ -81,7 +83,7 @@ mod tests {
         let (all, careem) = (LastWebhooks::default(), Arc::from("careem"));
         all.note(&careem, 50);
         for now in [100, 100, 130, 129] {
-            all.accepted(&careem, now);
+            all.accepted(&careem, now, true);
         }
         let at = |now| all.per_minute(now)["careem"];
         assert_eq!((at(130), at(159), at(160), at(190)), (4, 4, 2, 0));

@@ -21,7 +21,7 @@ pub const METRICS: &[Metric] = &[
     gauge(
         "webhook_last_received_timestamp_seconds",
         &[PROVIDER],
-        "When the last webhook of a provider was accepted, in seconds since 1970: read from the log at the start, then counted by this instance; use the maximum over all instances. 0 if the log has none",
+        "When the last webhook of a provider with a signature that matched was accepted, from any of its branches, in seconds since 1970: read from the log at the start, then counted by this instance; use the maximum over all instances. Webhooks whose signature is only observed, and those that the hub made of a list of orders, do not count. 0 if the log has none",
     ),
     histogram(
         "webhook_accept_duration_seconds",
