@@ -10,6 +10,7 @@ use crate::harness::{
     careem::{change, order},
     hub::{Hub, run},
     log::payload,
+    stale_copy::StaleCopy,
 };
 
 /// The branch of `merchant-2`.
@@ -118,6 +119,24 @@ async fn an_order_is_not_created_without_its_cancellation() {
     world.at_end(Ends::forwarded(1).ignored(2)).await;
     let ignored = world.log.payloads(EventType::OrderIgnored, 2).await;
     assert_eq!(ignored[1]["reason"], "NOTHING_TO_CANCEL", "{}", ignored[1]);
+}
+
+/// In a cluster any copy of the log may answer a read, also one that does not have the cancellation yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_the_log_that_is_behind_hides_no_cancellation() {
+    let world = World::new().await;
+    let nats = ([127, 0, 0, 1], world.nats.server.port()).into();
+    let copy = StaleCopy::of(nats, "orders.forwarded.");
+    let settings = world.settings().set("NATS_URL", format!("nats://{}", copy.address()));
+    let hub = Hub::start(&settings).await;
+    world.refused_and(&hub, "CR-1", "cancelled", Answer::Accept).await;
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    let dead = world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    copy.is_behind_for(3);
+    world.retry_one(&dead[0], &[]).await;
+    world.called_off().await;
+    assert_eq!((world.order_requests(), copy.left()), (1, 0));
+    world.at_end(Ends::forwarded(1).ignored(1)).await;
 }
 
 /// The branch of an order was missing, and was added before its cancellation came.

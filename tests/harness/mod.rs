@@ -39,6 +39,7 @@ pub(crate) mod log;
 pub(crate) mod written;
 pub(crate) mod load;
 pub(crate) mod at_end;
+pub(crate) mod stale_copy;
 pub(crate) mod tables;
 pub(crate) mod order_rows;
 pub(crate) mod copies;

@@ -2,7 +2,8 @@
 //!
 //! The log has no index of orders. A job may retry thousands of letters of one branch, and each retry asks for the outcomes about its
 //! order, so the outcomes of the branch are read once: [`Searches`] keeps where the events about each order are, and later searches read
-//! only what came since. What is kept is a hash, so the event itself decides whether it is about the order.
+//! only what came since. What is kept is a hash, so the event itself decides whether it is about the order. A search reads up to the end of
+//! the log as its leader has it, because the event that matters may be the last one.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -16,7 +17,7 @@ use crate::{
     event::{Envelope, EventId, Recorded},
     journal::{
         connection::Connection,
-        read::{Entry, LogReader, Start, event_at},
+        read::{self, Entry, LogReader, Start, event_at},
     },
 };
 
@@ -146,12 +147,13 @@ impl Places {
 
     /// Reads what came since.
     async fn read_on(&mut self, connection: &Connection, subjects: &str, searches: &Searches) -> anyhow::Result<()> {
+        let end = read::end(connection).await?.sequence;
         while !self.are_too_many {
             let from = self.last.map_or(self.start, |(sequence, _)| Start::Sequence(sequence));
             let mut reader = LogReader::of_subjects(connection, subjects, from);
             let mut expected = self.last;
             loop {
-                let entries = reader.next_batch().await?;
+                let entries = reader.next_batch_up_to(connection, end).await?;
                 if entries.is_empty() && expected.is_none() {
                     return Ok(());
                 }
@@ -232,9 +234,10 @@ pub(crate) async fn find(
         }
         return Ok(found.0);
     }
+    let end = read::end(connection).await?.sequence;
     let mut reader = LogReader::of_subjects(connection, subjects, start);
     loop {
-        let entries = reader.next_batch().await?;
+        let entries = reader.next_batch_up_to(connection, end).await?;
         if entries.is_empty() {
             return Ok(found.0);
         }

@@ -5,28 +5,47 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 use async_nats::jetstream::stream::RawMessageErrorKind;
 
-use super::{BEHIND_PAUSE, BEHIND_TIMEOUT, LogReader, SPARSE_ANSWER_TIMEOUT, Start};
+use super::{BEHIND_PAUSE, BEHIND_TIMEOUT, Entry, LogReader, SPARSE_ANSWER_TIMEOUT, Start, last_of};
 use crate::journal::{EVENTS, connection::Connection};
 
 impl LogReader {
+    /// As [`Self::next_batch`], and empty only where the leader has nothing more either up to a sequence ([`super::end`]). For a reader of
+    /// some subjects, which [`Self::up_to`] would make wait for messages of others.
+    ///
+    /// # Errors
+    /// If NATS does not answer, or the copy that answers is behind for longer than ten seconds.
+    pub async fn next_batch_up_to(&mut self, connection: &Connection, up_to: u64) -> anyhow::Result<Vec<Entry>> {
+        let since = Instant::now();
+        loop {
+            let entries = self.next_batch().await?;
+            if !entries.is_empty() || self.has_ended(connection, up_to, since).await? {
+                return Ok(entries);
+            }
+        }
+    }
+
     /// After a read that brought nothing: whether the leader has nothing either that this reader wants, up to a sequence. If it has, this
     /// waits a moment for the copy that answered; then the read is to be repeated.
     ///
-    /// A reader that begins at a time and has read nothing yet is not checked, because the leader finds messages by sequence only.
+    /// The leader finds messages by sequence only, or the last one. So of a reader that begins at a time and has read nothing yet, the last
+    /// message of the subjects is compared, whatever its sequence.
     ///
     /// # Errors
     /// If NATS does not answer, or the copy is behind for longer than ten seconds after `since`.
     pub async fn has_ended(&self, connection: &Connection, up_to: u64, since: Instant) -> anyhow::Result<bool> {
-        let Start::Sequence(next) = self.start else {
-            return Ok(true);
+        let subjects = self.filter.as_deref().unwrap_or(">");
+        let is_missed = match self.start {
+            Start::Sequence(next) if next > up_to => false,
+            Start::Sequence(next) => {
+                let first = next_of_leader(connection, subjects, next).await?;
+                first.is_some_and(|first| first <= up_to)
+            }
+            Start::Time(time) => {
+                let last = last_of(connection, EVENTS, subjects, SPARSE_ANSWER_TIMEOUT).await?;
+                last.is_some_and(|last| last.time.unix_timestamp_nanos() >= i128::from(time.timestamp_micros()) * 1000)
+            }
         };
-        if next > up_to {
-            return Ok(true);
-        }
-        let Some(sequence) = next_of_leader(connection, self.filter.as_deref().unwrap_or(">"), next).await? else {
-            return Ok(true);
-        };
-        if sequence > up_to {
+        if !is_missed {
             return Ok(true);
         }
         if since.elapsed() > BEHIND_TIMEOUT {
