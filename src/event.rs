@@ -121,8 +121,9 @@ pub struct Envelope {
     pub traceparent: Option<String>,
     /// The HTTP request; only on `webhook.received`.
     pub request: Option<RequestFacts>,
-    /// The `Idempotency-Key` of the new order (see [`crate::order::idempotency`]); only on `order.transformed`. None if the id is the key:
-    /// for news, for an order without a time, and for an event in the form that older versions read.
+    /// The `Idempotency-Key` of the new order, or of the change of one (see [`crate::order::idempotency`]); only on `order.transformed`. None
+    /// if the id is the key: for an order without a time, for an event in the form that older versions read, and for changes that they
+    /// recorded.
     pub idempotency_key: Option<Uuid>,
 }
 

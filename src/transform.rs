@@ -33,6 +33,7 @@ use crate::{
 mod idempotency;
 mod tenants;
 mod menus;
+mod moved;
 mod news_branch;
 pub mod reading;
 mod thin;
@@ -172,8 +173,14 @@ impl Transform {
         };
         let zone = self.zone(received, &fact, branch.id());
         let (reading, fact) = reading.news_in(zone, received, webhook, fact);
-        let key = self.key(received, &fact, branch.id()).await?;
-        Ok(transformed(received, now, (reading, &*fact), branch, key))
+        let branch = self.settle_branch(received, (&reading, &*fact), branch).await?;
+        let posted = match reading.body(received, &fact, branch.branch()) {
+            Ok(posted) => posted,
+            Err(end) => return Ok(ended(received, now, end)),
+        };
+        let key = self.key(received, (&*fact, &posted.body), branch.id()).await?;
+        note_flags(received, fact.flags().iter().map(|flag| flag.as_str()));
+        Ok(transformed(received, now, posted, branch, key))
     }
 }
 
@@ -306,23 +313,17 @@ impl Stage for Transform {
 fn transformed(
     received: &Recorded,
     now: DateTime<Utc>,
-    (reading, fact): (Reading<'_>, &Fact),
+    posted: Posted,
     branch: Allowed,
     key: Option<Uuid>,
 ) -> NewEvent {
-    let branch = branch.into_branch();
-    let Posted { body, changed } = match reading.body(received, fact, &branch) {
-        Ok(posted) => posted,
-        Err(end) => return ended(received, now, end),
-    };
-    note_changed(received, &changed);
-    note_flags(received, fact.flags().iter().map(|flag| flag.as_str()));
+    note_changed(received, &posted.changed);
     let mut envelope = received.follow(LABEL, EventType::OrderTransformed, now);
-    envelope.branch = Some(branch.branch_id);
+    envelope.branch = Some(branch.into_branch().branch_id);
     envelope.idempotency_key = key;
     NewEvent {
         envelope,
-        payload: Bytes::from(body),
+        payload: Bytes::from(posted.body),
     }
 }
 

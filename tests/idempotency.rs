@@ -1,5 +1,5 @@
-//! Tests the `Idempotency-Key` of a new order: it stays the same after a crash, with another version of the provider's file, and on
-//! a log that no longer contains the order.
+//! Tests the `Idempotency-Key`: that of a new order stays the same after a crash, with another version of the provider's file, and on
+//! a log that no longer contains the order; that of a change where its webhook comes again.
 
 use serde_json::{Value, json};
 use webhook_hub::event::EventType;
@@ -8,7 +8,7 @@ use crate::harness::{
     PARTITIONS, World,
     at_end::Ends,
     backend::{Answer, ORDERS},
-    careem::order,
+    careem::{change, order},
     hub::{Hub, run},
     log::Log,
     outside::{CAREEM, Outside},
@@ -84,10 +84,10 @@ async fn an_order_that_the_log_lost_has_the_same_key() {
     }
 }
 
-/// An order without a time could be last year's with the same number, so its key is its event's id. The same holds for news and for
-/// orders that an older version may have to forward.
+/// An order without a time could be last year's with the same number, so its key is its event's id. The same holds for orders that an older
+/// version may have to forward.
 #[tokio::test(flavor = "multi_thread")]
-async fn news_and_orders_without_a_time_use_their_event_id() {
+async fn orders_without_a_time_use_their_event_id() {
     let world = World::new().await;
     let mut timeless: Value = serde_json::from_str(&order("CR-timeless")).unwrap();
     timeless.as_object_mut().unwrap().remove("created_at");
@@ -180,4 +180,50 @@ async fn a_fixed_provider_file_does_not_change_the_key() {
     let orders: Vec<_> = world.log.payloads(EventType::OrderForwarded, 2).await;
     let totals: Vec<_> = orders.iter().map(|one| one["order"]["total"].clone()).collect();
     assert_eq!(totals, [json!("16.240"), json!("16.240")], "and with the first body");
+}
+
+/// The backend took news of an order, and an announcement that tells a further status, and no answer arrived until they were given up. The
+/// provider sends the webhooks again: each word keeps its key. What says something else has another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_comes_again_keeps_its_key() {
+    let world = World::new().await;
+    let settings = world
+        .settings()
+        .set("CIRCUIT_BREAKER_ENABLED", false)
+        .set("RETRY_DELAYS", "100ms")
+        .set("RETRY_MAX_ATTEMPTS", 1);
+    let hub = Hub::start(&settings).await;
+    let further = order("CR-2").replace(r#""status": "created""#, r#""status": "accepted""#);
+    let changes = [("CR-1", change("CR-1", "refunded")), ("CR-2", further)];
+    for (id, _) in &changes {
+        world.careem.post(&hub, &order(id)).await.event_id();
+    }
+    world.log.wait_for(EventType::OrderForwarded, 2).await;
+    for (id, webhook) in &changes {
+        world.backend.next_for(id, [Answer::Cut]);
+        world.backend.always_for(id, Some(Answer::status(503)));
+        world.careem.post(&hub, webhook).await.event_id();
+    }
+    world.log.wait_for(EventType::OrderDeadLettered, 2).await;
+    world.log_forgets(&hub).await;
+    for (id, webhook) in &changes {
+        world.backend.always_for(id, None);
+        world.careem.post(&hub, webhook).await.event_id();
+    }
+    world.log.wait_for(EventType::OrderForwarded, 4).await;
+    let keys = |id: &str| {
+        let requests = world.backend.requests().into_iter();
+        let of_order = requests.filter(|one| one.path.ends_with("/status") && one.external_order_id() == id);
+        of_order.map(|one| one.key().to_owned()).collect::<Vec<_>>()
+    };
+    for (id, _) in &changes {
+        let mut keys = keys(id);
+        assert!(keys.len() > 2, "{id}: {keys:?}");
+        keys.dedup();
+        assert_eq!(keys.len(), 1, "{id}: {keys:?}");
+    }
+    world.careem.post(&hub, &change("CR-1", "closed")).await.event_id();
+    world.log.wait_for(EventType::OrderForwarded, 5).await;
+    let keys = keys("CR-1");
+    assert_ne!(keys.first(), keys.last(), "{keys:?}");
 }

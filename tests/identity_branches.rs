@@ -10,7 +10,7 @@ use crate::{
         World,
         at_end::Ends,
         backend::Answer,
-        careem::change,
+        careem::{change, order},
         hub::{Hub, run},
         log::payload,
         provider::{Provider, Webhook},
@@ -190,4 +190,52 @@ async fn an_old_status_does_not_follow_an_announcement_that_was_news() {
     let last = world.told_of().pop().unwrap();
     assert_eq!(last, ("branch-generic-store-7".to_owned(), "ready".to_owned()));
     world.at_end(Ends::forwarded(2).ignored(1)).await;
+}
+
+/// A merchant is moved to another branch. An order that was announced before stays where it was announced, whether its webhook comes again
+/// or another one announces it; what the backend refused is created at the new branch, unless the provider called it off.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_stays_at_its_branch_if_its_merchant_is_moved() {
+    let world = World::new().await;
+    let hub = world.hub().await;
+    for id in ["CR-off", "CR-refused"] {
+        world.backend.next_for(id, [Answer::status(422)]);
+    }
+    let off = change("CR-off", "cancelled");
+    for webhook in [order("CR-off"), off, order("CR-refused"), order("CR-there")] {
+        world.careem.post(&hub, &webhook).await.event_id();
+    }
+    world.log.wait_for(EventType::OrderForwarded, 2).await;
+    world.log.wait_for(EventType::OrderDeadLettered, 2).await;
+    world.log_forgets(&hub).await;
+    assert!(hub.terminate().await.0.success());
+    let moved = "UPDATE branch_delivery_configs SET branch_id = 'branch-9' WHERE merchant_id = 'merchant-1'";
+    world.database.run(moved).await.unwrap();
+    let hub = world.hub().await;
+    let again = order("CR-there").replace(r#""status": "created""#, r#""status": "pending""#);
+    let another_day = order("CR-there").replace("2025-10-01T12:00:00Z", "2025-10-04T12:00:00Z");
+    for webhook in [
+        order("CR-off"),
+        order("CR-refused"),
+        again,
+        another_day,
+        order("CR-new"),
+    ] {
+        world.careem.post(&hub, &webhook).await.event_id();
+    }
+    world.log.wait_for(EventType::OrderForwarded, 5).await;
+    let ignored = world.log.wait_for(EventType::OrderIgnored, 2).await;
+    for (id, reason) in [("CR-off", "SUPERSEDED"), ("CR-there", "DUPLICATE_ORDER")] {
+        let of_order = ignored.iter().find(|ignored| ignored.envelope.external_order_id == id);
+        let ended = of_order.unwrap();
+        assert_eq!(payload(ended)["reason"], reason, "{}", payload(ended));
+        assert_ne!(ended.envelope.branch.as_deref(), Some("branch-9"));
+    }
+    let requests = world.backend.requests();
+    let at_new_branch = requests
+        .iter()
+        .filter(|one| one.json()["transformedOrder"]["branchId"] == "branch-9");
+    let mut ids: Vec<String> = at_new_branch.map(|one| one.external_order_id()).collect();
+    ids.sort();
+    assert_eq!(ids, ["CR-new", "CR-refused", "CR-there"]);
 }

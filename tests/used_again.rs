@@ -415,7 +415,8 @@ mod long {
     use super::*;
 
     /// An order was created. Its second announcement waited in an outage that was longer than the memory of orders reaches: it is a
-    /// second announcement all the same.
+    /// second announcement all the same. Another order was refused and cancelled, and its repeat waited as long: it is as old as the first
+    /// acceptance of its webhook, so the cancellation is later.
     #[tokio::test(flavor = "multi_thread")]
     async fn an_announcement_that_waited_longer_than_the_memory_reaches_is_the_second_one() {
         let world = World::new().await;
@@ -423,21 +424,32 @@ mod long {
             .settings()
             .set("HUB_TEST_TIMES", "order_memory=8s,order_memory_wait=1s");
         let hub = Hub::start(&settings).await;
-        world.careem.post(&hub, &order("CR-1")).await.event_id();
-        world.log.wait_for(EventType::OrderForwarded, 1).await;
+        world.backend.next_for("CR-2", [Answer::status(422), Answer::Accept]);
+        for webhook in [order("CR-1"), order("CR-2"), change("CR-2", "cancelled")] {
+            world.careem.post(&hub, &webhook).await.event_id();
+        }
+        world.log.wait_for(EventType::OrderForwarded, 2).await;
+        world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+        world.log_forgets(&hub).await;
         assert!(hub.terminate().await.0.success());
         // Without the table of branches webhooks wait.
         let away = settings.clone().set("DATABASE_URL", "postgres://hub@127.0.0.1:1/none");
         let hub = Hub::start(&away).await;
-        world.careem.post(&hub, &corrected("CR-1")).await.event_id();
+        for webhook in [corrected("CR-1"), order("CR-2")] {
+            world.careem.post(&hub, &webhook).await.event_id();
+        }
         tokio::time::sleep(Duration::from_millis(9_500)).await;
         assert!(hub.terminate().await.0.success());
         let _hub = Hub::start(&settings).await;
-        let ignored = &world.log.payloads(EventType::OrderIgnored, 1).await[0];
-        assert_eq!(ignored["reason"], "DUPLICATE_ORDER", "{ignored}");
-        assert_eq!(world.backend.count(), 1);
+        let ignored = world.log.wait_for(EventType::OrderIgnored, 2).await;
+        for (id, reason) in [("CR-1", "DUPLICATE_ORDER"), ("CR-2", "SUPERSEDED")] {
+            let of_order = ignored.iter().find(|ignored| ignored.envelope.external_order_id == id);
+            let said = payload(of_order.unwrap());
+            assert_eq!(said["reason"], reason, "{said}");
+        }
+        assert_eq!(world.backend.count(), 3);
         world.hand_out_again().await;
-        world.at_end(Ends::forwarded(1).ignored(1)).await;
+        world.at_end(Ends::forwarded(2).ignored(2).dead_lettered(1)).await;
     }
 
     /// A person declared a duplicate to be an order of its own, and no answer to it arrived. When it is announced once more, it is asked

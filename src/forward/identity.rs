@@ -18,13 +18,14 @@ use crate::{
     journal::{
         codec::token,
         connection::Connection,
-        read::{Entry, LogReader, Start, event_at},
+        read::{self, Entry, LogReader, Start, event_at},
     },
     memory::{AnnouncedBy, EntryState, IndexEntry, OrderEvents, Orders},
     order::{body, model::AmendmentKind, status::Status},
 };
 
 mod again;
+mod said_before;
 
 /// Label of the key of an order that a person declared to be one of its own (see [`crate::event::EventId::derive`]).
 const OF_ITS_OWN: &str = "order_of_its_own";
@@ -201,7 +202,6 @@ impl OrderIdentity {
         if let Some(not_yours) = self.is_of_another(event).await? {
             return Ok(Plan::NotYours(not_yours));
         }
-        let own = Plan::Send(Posting::own(event));
         let known = self.orders.history(event).await?;
         let before = known.of_webhook().filter(|found| found.sequence < event.sequence);
         for found in before.filter(|found| found.state == EntryState::NewsForwarded && !event.is_again) {
@@ -213,7 +213,11 @@ impl OrderIdentity {
         if let Some(overtaken) = self.overtaken(event, &known).await? {
             return Ok(Plan::End(overtaken));
         }
-        Ok(own)
+        let said_before = self.said_before(event, &known).await?;
+        Ok(Plan::Send(Posting {
+            key: said_before.as_ref().unwrap_or(event).envelope.request_key(),
+            ..Posting::own(event)
+        }))
     }
 
     async fn of_creation(&self, event: &Recorded, is_first: bool) -> anyhow::Result<Plan> {
@@ -326,10 +330,11 @@ impl OrderIdentity {
         let branch = token(event.envelope.branch.as_deref().unwrap_or_default());
         let (root, provider) = (EventType::OrderIgnored.subject_root(), token(&event.envelope.provider));
         let subjects = format!("{root}.{provider}.{branch}.>");
+        let log_end = read::end(&self.log).await?.sequence;
         let mut reader = LogReader::of_subjects(&self.log, subjects, Start::Sequence(event.sequence + 1));
         let mut reason = None;
         loop {
-            let entries = reader.next_batch().await?;
+            let entries = reader.next_batch_up_to(&self.log, log_end).await?;
             if entries.is_empty() || reason == Some(DUPLICATE_ORDER) {
                 return Ok(reason);
             }

@@ -7,8 +7,9 @@ use chrono::{TimeDelta, Utc};
 use super::{AnnouncedBy, EntryState, IndexEntry, Orders, lock};
 use crate::{
     delivery::superseded::{self, KnownAcceptances, NewerEvent, Searches},
-    event::{EventId, Recorded},
+    event::{EventId, EventType, Recorded},
     journal::read::{Start, event_at},
+    order::{body, status::Status},
 };
 
 /// The events of an order, and which of them belong to the asking event.
@@ -92,25 +93,19 @@ impl Orders {
         }))
     }
 
-    /// The sequence of the first known event of a webhook about the same order; none if none is known.
+    /// The sequence of the first event of a webhook about the same order, of those that are known ([`Self::history`]); none if none is.
     ///
     /// # Errors
     /// If NATS does not answer.
-    pub(crate) async fn first_acceptance(&self, about: &Recorded, webhook: EventId) -> anyhow::Result<Option<u64>> {
-        let found = {
-            let mut index = lock(&self.index);
-            let prints = index.prints(
-                &about.envelope.provider,
-                &about.envelope.external_order_id,
-                webhook,
-                None,
-            );
-            let mut found = index.of(prints.order);
-            found.retain(|found| found.webhook == prints.webhook);
-            found
-        };
-        for found in found {
-            let read = self.read(about, found).await?;
+    pub(crate) async fn first_acceptance(
+        &self,
+        about: &Recorded,
+        known: &OrderEvents,
+        webhook: EventId,
+    ) -> anyhow::Result<Option<u64>> {
+        let print = lock(&self.index).prints("", "", webhook, None).webhook;
+        for found in known.found.iter().filter(|found| found.webhook == print) {
+            let read = self.read(about, *found).await?;
             if read.is_some_and(|read| read.envelope.root_id == webhook) {
                 return Ok(Some(found.sequence));
             }
@@ -223,6 +218,51 @@ impl Orders {
         self.announcements(about).await
     }
 
+    /// The `order.transformed` with a change of an order that this acceptance of a webhook has become; none if none is known.
+    ///
+    /// # Errors
+    /// If NATS does not answer.
+    pub(crate) async fn change_of(&self, received: &Recorded) -> anyhow::Result<Option<Recorded>> {
+        let known = self.known(received);
+        let is_change = |found: &IndexEntry| !found.state.is_creation() && found.sequence > received.sequence;
+        for found in known.of_webhook().filter(is_change) {
+            let change = self.read(received, found).await?;
+            let change = change.filter(|change| {
+                change.envelope.event_type == EventType::OrderTransformed
+                    && change.envelope.cause_sequence == Some(received.sequence)
+            });
+            if change.is_some() {
+                return Ok(change);
+            }
+        }
+        Ok(None)
+    }
+
+    /// What became of an event, as far as that is known.
+    pub(crate) fn state_of(&self, event: &Recorded) -> Option<EntryState> {
+        let known = self.known(event).found;
+        let found = known.iter().find(|found| found.sequence == event.sequence);
+        found.map(|found| found.state)
+    }
+
+    /// Whether news of an order that came after an announcement call it off.
+    ///
+    /// # Errors
+    /// If NATS does not answer.
+    pub(crate) async fn is_called_off(&self, announced: &Recorded) -> anyhow::Result<bool> {
+        let known = self.known(announced);
+        let is_later = |found: &IndexEntry| found.sequence > announced.sequence && !found.state.is_creation();
+        for found in known.of_branch().filter(is_later) {
+            if let Some(news) = self.read(announced, found).await?
+                && let Ok(word) = body::announced(&news.payload)
+                && word.status.is_some_and(Status::is_called_off)
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The `order.transformed` of the last announcement of an order for this branch within the window; none if none is known.
     ///
     /// # Errors
@@ -247,7 +287,8 @@ impl Orders {
 
 impl KnownAcceptances for Orders {
     async fn begin(&self, event: &Recorded) -> anyhow::Result<Start> {
-        let first = self.first_acceptance(event, event.envelope.root_id).await?;
+        let known = self.history(event).await?;
+        let first = self.first_acceptance(event, &known, event.envelope.root_id).await?;
         Ok(match first {
             Some(first) => Start::Sequence(first.min(event.sequence) + 1),
             None => superseded::since(event),
@@ -255,10 +296,10 @@ impl KnownAcceptances for Orders {
     }
 
     async fn first(&self, event: &Recorded, webhooks: Vec<EventId>) -> anyhow::Result<HashMap<EventId, u64>> {
-        let mut first = HashMap::new();
+        let (known, mut first) = (self.history(event).await?, HashMap::new());
         for webhook in webhooks {
             if !first.contains_key(&webhook)
-                && let Some(sequence) = self.first_acceptance(event, webhook).await?
+                && let Some(sequence) = self.first_acceptance(event, &known, webhook).await?
             {
                 first.insert(webhook, sequence);
             }

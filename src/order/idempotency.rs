@@ -1,25 +1,33 @@
-//! Computes the `Idempotency-Key` of a new order: a UUID derived from the order's content.
+//! Computes the `Idempotency-Key` of a request to the backend: of a new order a UUID derived from the order's content, of a change of one a
+//! UUID derived from its webhook and its content.
 //!
 //! A provider may send an order again after the hub's log was restored from a backup that does not contain it. Then nothing on
 //! the log says that the backend has the order, and only the key can show it. So the key depends on the order alone: neither on
 //! its position on the log nor on the webhook: an attempt counter or a sent-at time may differ the next time.
 //!
 //! Providers reuse numbers. A backend that remembers keys for ever must not mistake a new order for an old one, so an order for
-//! which the provider gives no time has no such key.
+//! which the provider gives no time has no such key. A change names its webhook, so that two changes with the same content (two refunds of
+//! one amount) have two keys; and its content, because a thin webhook that comes again may fetch another one.
 
 use std::str::FromStr as _;
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::model::{Line, Modifier, Order};
+use crate::event::EventId;
 
 /// Namespace of the keys (a random UUID, fixed for ever: changing it changes every key).
 const NAMESPACE: Uuid = Uuid::from_u128(0x3d1c_9a0e_72b5_4f6b_8c47_d0e9_615f_2ab8);
 /// The canonical form and its version. A changed form needs a new version and gives every order a new key: orders that
 /// are sent again across that change are created twice.
 const FORM: &[u8] = b"order/1";
+/// The same of a change of an order.
+const CHANGE_FORM: &[u8] = b"change/1";
+/// What a body says of a change beside what changed: what the provider may send differently the next time, and notes about that.
+const BESIDE: [&str; 3] = ["changedAt", "extra", "flags"];
 
 /// The key of an order of this provider for this branch; none if nothing distinguishes it from an earlier order with the same
 /// number. `reported_at` is the time in the message itself.
@@ -47,6 +55,30 @@ pub fn key(order: &Order, provider: &str, branch: &str, reported_at: Option<Date
     form.part(order.pricing.currency.code().as_bytes());
     form.part(&order.pricing.total.minor.to_be_bytes());
     form.set(order.lines.iter().map(line));
+    Some(Uuid::new_v5(&NAMESPACE, &form.0))
+}
+
+/// The key of a change of an order (news or an amendment) that a webhook announced to this branch; none if the bytes are no body of one.
+///
+/// The key covers the webhook's identity, the branch, and what the body says about the change. When the hub accepted the webhook, and when
+/// the provider says that it changed, are left out.
+pub fn change_key(webhook: EventId, branch: &str, body: &[u8]) -> Option<Uuid> {
+    let mut body: Value = serde_json::from_slice(body).ok()?;
+    let name = ["statusChange", "amendment"]
+        .into_iter()
+        .find(|name| body[name].is_object())?;
+    let change = body[name].as_object_mut()?;
+    for beside in BESIDE {
+        change.remove(beside);
+    }
+    let mut form = Canonical::default();
+    form.part(CHANGE_FORM);
+    form.part(webhook.0.as_bytes());
+    for text in [branch, name] {
+        form.part(text.as_bytes());
+    }
+    // Its keys come sorted.
+    form.part(serde_json::to_string(change).ok()?.as_bytes());
     Some(Uuid::new_v5(&NAMESPACE, &form.0))
 }
 

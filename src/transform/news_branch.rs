@@ -29,11 +29,13 @@ struct Went {
 }
 
 /// An announcement, as far as the branch of its news depends on it.
-struct Announcement {
-    store: Option<String>,
+pub(super) struct Announcement {
+    /// The merchant that it named.
+    pub(super) store: Option<String>,
     /// The provider proved it, and not a branch.
-    is_by_provider: bool,
-    branch: BranchRef,
+    pub(super) is_by_provider: bool,
+    /// Where it went.
+    pub(super) branch: BranchRef,
 }
 
 /// The branches of an order's announcements on the log.
@@ -214,7 +216,7 @@ impl OfNews {
 
 impl Announcement {
     /// None if an announcement does not say where it went.
-    fn of(announced: &Recorded) -> Option<Self> {
+    pub(super) fn of(announced: &Recorded) -> Option<Self> {
         let went = serde_json::from_slice::<AnnouncementBody>(&announced.payload)
             .ok()?
             .transformed_order;

@@ -22,6 +22,11 @@ impl Allowed {
     }
 
     /// The branch.
+    pub(super) const fn branch(&self) -> &BranchRef {
+        &self.0
+    }
+
+    /// The same.
     pub(super) fn into_branch(self) -> BranchRef {
         self.0
     }

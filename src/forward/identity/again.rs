@@ -35,8 +35,8 @@ impl OrderIdentity {
             return Ok(Plan::End(duplicate(event, order_id, None)));
         };
         let amends = self.announced_again.get(&*event.envelope.provider).copied();
-        let own = self.word(event, event, End::LeftOut).await?;
-        let base = self.word(event, &first, End::Created).await?;
+        let own = self.word((event, known), event, End::LeftOut).await?;
+        let base = self.word((event, known), &first, End::Created).await?;
         let history = self.said(event, known, &first).await?;
         let again = history::again(&own, &base, &history, amends.is_some());
         if again.is_superseded && !is_wanted {
@@ -45,7 +45,8 @@ impl OrderIdentity {
         let Again {
             difference, is_news, ..
         } = again;
-        let id = event.envelope.id;
+        let said_before = self.said_before(event, known).await?;
+        let id = said_before.as_ref().unwrap_or(event).envelope.id;
         let news = |key| {
             let body = body::as_news(&event.payload).ok().filter(|_| is_news)?;
             Some(Posting {
@@ -90,7 +91,7 @@ impl OrderIdentity {
             if let Some(body) = self.orders.read(event, found).await?
                 && is_same_branch(&body, event)
             {
-                said.push(self.word(event, &body, end).await?);
+                said.push(self.word((event, known), &body, end).await?);
                 places.push(found.sequence);
             }
         }
@@ -104,9 +105,9 @@ impl OrderIdentity {
     }
 
     /// A word is as old as the first acceptance of its webhook, also where that came again, or was retried by a person.
-    async fn word(&self, event: &Recorded, body: &Recorded, end: End) -> anyhow::Result<Said> {
+    async fn word(&self, (event, known): (&Recorded, &OrderEvents), body: &Recorded, end: End) -> anyhow::Result<Said> {
         let webhook = body.envelope.root_id;
-        let first = self.orders.first_acceptance(event, webhook).await?;
+        let first = self.orders.first_acceptance(event, known, webhook).await?;
         let (status, says) = body_says(body);
         Ok(Said {
             word: Word {

@@ -142,6 +142,49 @@ fn another_order_has_another_key() {
 
 /// An order from last year may have had the same number and the same dish.
 #[test]
+fn the_key_of_a_change_depends_on_its_webhook_and_on_what_it_says() {
+    let webhook = |number: u8| EventId::of_webhook("careem", &[&[number]]);
+    let body = |change: Value, received: &str| {
+        let body = json!({
+            "originalWebhook": { "timestamp": received },
+            "statusChange": change,
+            "metadata": { "transformedAt": received },
+        });
+        body.to_string()
+    };
+    let key = |number, branch, body: String| change_key(webhook(number), branch, body.as_bytes());
+    let refunded = |more: Value| {
+        let mut change = json!({ "branchId": "branch-1", "canonicalStatus": "refunded", "reason": "cold" });
+        change
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        change
+    };
+    let first = key(1, "branch-1", body(refunded(json!({})), "2025-10-01T12:00:00Z"));
+    assert_eq!(first.unwrap().to_string(), "f81c3a01-0000-0000-0000-000000000000");
+    for same in [
+        json!({ "changedAt": "2025-10-01T12:05:00Z" }),
+        json!({ "extra": { "attempt": 2 } }),
+        json!({ "flags": ["unknown_status"] }),
+    ] {
+        let again = key(1, "branch-1", body(refunded(same), "2025-10-02T12:00:00Z"));
+        assert_eq!(again, first);
+    }
+    let says = |more| body(refunded(more), "2025-10-01T12:00:00Z");
+    for other in [
+        key(2, "branch-1", says(json!({}))),
+        key(1, "branch-2", says(json!({}))),
+        key(1, "branch-1", says(json!({ "canonicalStatus": "cancelled" }))),
+        key(1, "branch-1", says(json!({ "reason": "late" }))),
+        key(1, "branch-1", says(json!({})).replace("statusChange", "amendment")),
+    ] {
+        assert!(other.is_some() && other != first);
+    }
+    assert_eq!(change_key(webhook(1), "branch-1", b"{\"transformedOrder\":{}}"), None);
+}
+
+#[test]
 fn an_order_that_names_no_time_has_no_key() {
     let mut timeless = webhook();
     timeless.as_object_mut().unwrap().remove("created_at");
