@@ -162,7 +162,7 @@ fn the_key_of_a_change_depends_on_its_webhook_and_on_what_it_says() {
         change
     };
     let first = key(1, "branch-1", body(refunded(json!({})), "2025-10-01T12:00:00Z"));
-    assert_eq!(first.unwrap().to_string(), "f81c3a01-0000-0000-0000-000000000000");
+    assert_eq!(first.unwrap().to_string(), "7c2cdcf3-ec24-5e1d-8576-210a3ba95a3b");
     for same in [
         json!({ "changedAt": "2025-10-01T12:05:00Z" }),
         json!({ "extra": { "attempt": 2 } }),
