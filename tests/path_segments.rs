@@ -52,6 +52,10 @@ impl World {
         envelope.external_order_id = id.to_owned();
         envelope.id = EventId(uuid::Uuid::new_v4());
         envelope.root_id = envelope.id;
+        // Earlier versions recorded no hash of the body.
+        if let Some(request) = &mut envelope.request {
+            request.body_sha256 = None;
+        }
         let subject = codec::subject(&envelope, PARTITIONS);
         let publisher = async_nats::jetstream::new(self.nats.connect("hub").await);
         let headers = codec::headers(&envelope, Form::Headers).unwrap();

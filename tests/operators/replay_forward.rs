@@ -4,7 +4,7 @@ use async_nats::jetstream::{self, consumer::PullConsumer};
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use webhook_hub::{
-    event::{Envelope, EventId, EventType},
+    event::{BodyHash, Envelope, EventId, EventType},
     journal::codec::{self, Form},
 };
 
@@ -133,7 +133,7 @@ async fn what_was_lost_is_sent() {
     for (number, age) in [("CR-lost", 0), ("CR-old", 3)] {
         let id = EventId::of_webhook("careem", &[number.as_bytes()]);
         let received_at = sample.envelope.received_at - chrono::TimeDelta::hours(age);
-        let envelope = Envelope {
+        let mut envelope = Envelope {
             id,
             root_id: id,
             external_order_id: number.into(),
@@ -141,6 +141,7 @@ async fn what_was_lost_is_sent() {
             received_at,
             ..sample.envelope.clone()
         };
+        envelope.request.as_mut().unwrap().body_sha256 = Some(BodyHash::of(order(number).as_bytes()));
         let (subject, headers) = (
             codec::subject(&envelope, PARTITIONS),
             codec::headers(&envelope, Form::Headers).unwrap(),
