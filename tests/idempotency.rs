@@ -194,7 +194,7 @@ async fn a_change_that_comes_again_keeps_its_key() {
         .set("RETRY_MAX_ATTEMPTS", 1);
     let hub = Hub::start(&settings).await;
     let further = order("CR-2").replace(r#""status": "created""#, r#""status": "accepted""#);
-    let changes = [("CR-1", change("CR-1", "refunded")), ("CR-2", further)];
+    let changes = [("CR-2", further), ("CR-1", change("CR-1", "refunded"))];
     for (id, _) in &changes {
         world.careem.post(&hub, &order(id)).await.event_id();
     }

@@ -107,6 +107,29 @@ async fn an_old_status_is_not_sent_over_a_newer_one() {
     assert_eq!(states, [json!("cancelled")]);
 }
 
+/// The provider refused an acceptance, and then the cancellation. The backend does not want the order, however that ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_the_backend_called_off_is_not_accepted_at_the_provider() {
+    let outside = Outside::new(CAREEM_POS).await;
+    let (world, hub) = (&outside.world, outside.hub().await);
+    world.careem.post(&hub, &order("CR-1")).await.event_id();
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    outside.provider.next([Say::status(400), Say::status(400)]);
+    for status in ["accepted", "cancelled"] {
+        outside.ask(&hub, "CR-1", status).await;
+    }
+    let dead = world.log.wait_for(EventType::OrderDeadLettered, 2).await;
+    let calls = outside.provider.calls().len();
+    world.take_up_one(&dead[0]).await;
+    let ended = superseded(world, 1).await;
+    let message = ended[0].1["message"].as_str().unwrap();
+    assert!(message.contains("cancel"), "{message}");
+    assert_eq!(outside.provider.calls().len(), calls);
+    // The cancellation itself is told.
+    world.take_up_one(&dead[1]).await;
+    world.log.wait_for(EventType::OrderStatusPushed, 1).await;
+}
+
 /// News for the backend, the same: what was forwarded after it is newer.
 #[tokio::test(flavor = "multi_thread")]
 async fn old_news_of_an_order_do_not_follow_newer_ones() {

@@ -9,7 +9,7 @@ use crate::{
     journal::{
         codec,
         connection::Connection,
-        read::{self, Entry, LogReader, Start},
+        read::{Entry, LogReader, Start},
     },
 };
 
@@ -69,11 +69,10 @@ pub(crate) async fn confirmed_after(
     subjects: String,
     place: u64,
 ) -> anyhow::Result<BTreeMap<u64, u64>> {
-    let end = read::end(connection).await?.sequence;
     let mut reader = LogReader::of_subjects(connection, subjects, Start::Sequence(place + 1));
     let mut confirmed = BTreeMap::new();
     loop {
-        let entries = reader.next_batch_up_to(connection, end).await?;
+        let entries = reader.next_batch_to_end(connection).await?;
         if entries.is_empty() {
             return Ok(confirmed);
         }

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `menu.sync_requested` | a later `menu.sync_requested` of the same branch, whatever its outcome: it is the backend's latest request |
 //! | `store.state_requested` | a later `store.state_requested` of the same branch, for the same reason |
-//! | `order.status_requested` | a later status of the same order that was pushed to the provider, or that the provider may have; or another order of the same number |
+//! | `order.status_requested` | a later status of the same order that was pushed to the provider, or that the provider may have; a later request to tell that the order is rejected or cancelled, however it ended; or another order of the same number |
 //! | `order.transformed` | a later word about its order ([`history`]). News also by another order of the same number: the backend would take them for that one's |
 //!
 //! A status that waits for its provider is compared with other orders of the number before each request ([`of_number`]).
@@ -31,7 +31,7 @@ use crate::{
     event::{
         EventId, EventType, Recorded,
         outcome::{DUPLICATE_WEBHOOK, DeadLettered, ErrorType, Forwarded, SUPERSEDED},
-        push::{STATUS_REQUEST, StatusPushed},
+        push::{STATUS_REQUEST, StatusPushed, StatusRequested},
     },
     journal::{codec, connection::Connection, read::Start},
 };
@@ -153,7 +153,7 @@ pub enum Newer {
     Lines,
     /// The order was called off before it was created: the backend was told so, it was given up, or there was nothing to cancel.
     CalledOff,
-    /// The order was called off, and the backend has or had the order.
+    /// The order was called off, by the provider after the backend had it, or by the backend.
     Cancelled,
     /// Another order that has the same number by now.
     AnotherOrder,
@@ -274,6 +274,16 @@ fn is_uncertain_status(letter: &Recorded, status: &Recorded) -> bool {
         })
 }
 
+/// Whether a later request says that the order of a status is off. It holds however it ended: the backend does not want the order.
+fn calls_off(later: &Recorded, status: &Recorded) -> bool {
+    let wanted = payload::<StatusRequested>(later).filter(|wanted| wanted.status.is_called_off());
+    let order = |id: Option<StatusRequested>| id.and_then(|wanted| wanted.order_id);
+    wanted.is_some_and(|wanted| {
+        let orders = wanted.order_id.zip(order(payload(status)));
+        orders.is_none_or(|(one, other)| one == other)
+    })
+}
+
 /// The subject token of an event's branch; any branch where the event names none.
 pub(crate) fn branch_token(event: &Recorded) -> String {
     let branch = event.envelope.branch.as_deref();
@@ -320,6 +330,12 @@ pub async fn by(
             let found = find(connection, searches, event, (subjects, after), is_uncertain).await?;
             if let Some(uncertain) = newest(found, Newer::UncertainStatus) {
                 return Ok(Some(uncertain));
+            }
+            let subjects = of_any_branch(EventType::OrderStatusRequested);
+            let is_called_off = |later: &Recorded| calls_off(later, event);
+            let found = find(connection, searches, event, (subjects, after), is_called_off).await?;
+            if let Some(called_off) = newest(found, Newer::Cancelled) {
+                return Ok(Some(called_off));
             }
             order::another_than_meant(connection, event, acceptances).await
         }

@@ -63,6 +63,11 @@ impl PushStatus {
             .filter(|word| !matches!(word, Self::Received | Self::Lost))
     }
 
+    /// Whether the backend does not want the order.
+    pub const fn is_called_off(self) -> bool {
+        matches!(self, Self::Rejected | Self::Cancelled)
+    }
+
     /// Reads a word of the backend's, or the one of the platform's `order_status` that means the same.
     pub fn parse(text: &str) -> Option<Self> {
         Some(match text {

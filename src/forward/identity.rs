@@ -18,7 +18,7 @@ use crate::{
     journal::{
         codec::token,
         connection::Connection,
-        read::{self, Entry, LogReader, Start, event_at},
+        read::{Entry, LogReader, Start, event_at},
     },
     memory::{AnnouncedBy, EntryState, IndexEntry, OrderEvents, Orders},
     order::{body, model::AmendmentKind, status::Status},
@@ -330,11 +330,10 @@ impl OrderIdentity {
         let branch = token(event.envelope.branch.as_deref().unwrap_or_default());
         let (root, provider) = (EventType::OrderIgnored.subject_root(), token(&event.envelope.provider));
         let subjects = format!("{root}.{provider}.{branch}.>");
-        let log_end = read::end(&self.log).await?.sequence;
         let mut reader = LogReader::of_subjects(&self.log, subjects, Start::Sequence(event.sequence + 1));
         let mut reason = None;
         loop {
-            let entries = reader.next_batch_up_to(&self.log, log_end).await?;
+            let entries = reader.next_batch_to_end(&self.log).await?;
             if entries.is_empty() || reason == Some(DUPLICATE_ORDER) {
                 return Ok(reason);
             }

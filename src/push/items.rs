@@ -22,7 +22,7 @@ use crate::{
         branch::{EntryKind, ItemsProgressed, ItemsPushed, ItemsRequested},
         outcome::{ErrorReport, ErrorType, OUTCOME},
     },
-    journal::read::{self, Entry, LogReader, Start},
+    journal::read::{Entry, LogReader, Start},
     provider::outbound::{
         Call,
         branch::NotSupported,
@@ -223,11 +223,10 @@ impl Push {
         let subject = Self::subjects_of(&event.envelope, EventType::ItemsRequested);
         let start = Start::Sequence(event.sequence + 1);
         let connection = self.journal.connection();
-        let end = read::end(connection).await?.sequence;
         let mut reader = LogReader::of_subjects(connection, subject, start).at_most(MAX_LATER);
         let (mut named, mut read) = (HashSet::new(), 0);
         while read < MAX_LATER {
-            let entries = reader.next_batch_up_to(connection, end).await?;
+            let entries = reader.next_batch_to_end(connection).await?;
             if entries.is_empty() {
                 break;
             }

@@ -17,7 +17,7 @@ use crate::{
     event::{Envelope, EventId, Recorded},
     journal::{
         connection::Connection,
-        read::{self, Entry, LogReader, Start, event_at},
+        read::{Entry, LogReader, Start, event_at},
     },
 };
 
@@ -147,13 +147,12 @@ impl Places {
 
     /// Reads what came since.
     async fn read_on(&mut self, connection: &Connection, subjects: &str, searches: &Searches) -> anyhow::Result<()> {
-        let end = read::end(connection).await?.sequence;
         while !self.are_too_many {
             let from = self.last.map_or(self.start, |(sequence, _)| Start::Sequence(sequence));
             let mut reader = LogReader::of_subjects(connection, subjects, from);
             let mut expected = self.last;
             loop {
-                let entries = reader.next_batch_up_to(connection, end).await?;
+                let entries = reader.next_batch_to_end(connection).await?;
                 if entries.is_empty() && expected.is_none() {
                     return Ok(());
                 }
@@ -234,10 +233,9 @@ pub(crate) async fn find(
         }
         return Ok(found.0);
     }
-    let end = read::end(connection).await?.sequence;
     let mut reader = LogReader::of_subjects(connection, subjects, start);
     loop {
-        let entries = reader.next_batch_up_to(connection, end).await?;
+        let entries = reader.next_batch_to_end(connection).await?;
         if entries.is_empty() {
             return Ok(found.0);
         }

@@ -9,16 +9,16 @@ use super::{BEHIND_PAUSE, BEHIND_TIMEOUT, Entry, LogReader, SPARSE_ANSWER_TIMEOU
 use crate::journal::{EVENTS, connection::Connection};
 
 impl LogReader {
-    /// As [`Self::next_batch`], and empty only where the leader has nothing more either up to a sequence ([`super::end`]). For a reader of
-    /// some subjects, which [`Self::up_to`] would make wait for messages of others.
+    /// As [`Self::next_batch`], and empty only where the leader has nothing more either. For a reader of some subjects, which
+    /// [`Self::up_to`] would make wait for messages of others.
     ///
     /// # Errors
     /// If NATS does not answer, or the copy that answers is behind for longer than ten seconds.
-    pub async fn next_batch_up_to(&mut self, connection: &Connection, up_to: u64) -> anyhow::Result<Vec<Entry>> {
+    pub async fn next_batch_to_end(&mut self, connection: &Connection) -> anyhow::Result<Vec<Entry>> {
         let since = Instant::now();
         loop {
             let entries = self.next_batch().await?;
-            if !entries.is_empty() || self.has_ended(connection, up_to, since).await? {
+            if !entries.is_empty() || self.has_ended(connection, u64::MAX, since).await? {
                 return Ok(entries);
             }
         }
