@@ -141,9 +141,7 @@ impl Frames {
                 let rest = self.read.split_off(length);
                 return Some(std::mem::replace(&mut self.read, rest));
             }
-            let mut buffer = [0; 16 * 1024];
-            let read = self.from.read(&mut buffer).await.ok().filter(|read| *read > 0)?;
-            self.read.extend_from_slice(&buffer[..read]);
+            self.from.read_buf(&mut self.read).await.ok().filter(|read| *read > 0)?;
         }
     }
 

@@ -228,6 +228,15 @@ pub(in crate::operator) fn time_text(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
+/// Foretells how letters would end.
+fn foresight(log: &Log, environment: &Environment) -> anyhow::Result<Arc<Foresight>> {
+    let (window, again) = (
+        config::order_memory(environment)?,
+        config::announced_again(environment)?,
+    );
+    Ok(Arc::new(Foresight::new(log.connection.clone(), window, again)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,13 +261,4 @@ mod tests {
             "CR\u{fffd}[2J1\u{fffd}\u{fffd}é\u{fffd}"
         );
     }
-}
-
-/// Foretells how letters would end.
-fn foresight(log: &Log, environment: &Environment) -> anyhow::Result<Arc<Foresight>> {
-    let (window, again) = (
-        config::order_memory(environment)?,
-        config::announced_again(environment)?,
-    );
-    Ok(Arc::new(Foresight::new(log.connection.clone(), window, again)))
 }
