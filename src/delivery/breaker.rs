@@ -5,7 +5,7 @@
 //! when they fail.
 //!
 //! Failures of one branch's orders are that branch's: only its requests wait for the reset time, and then have trials of their own
-//! ([`branches`]). The breaker opens for all when the failures say the same without those of any one branch ([`counts`]). If no other
+//! (`branches`). The breaker opens for all when the failures say the same without those of any one branch (`counts`). If no other
 //! branch was answered lately, the failing one may be the first of all: until another is answered, the breaker is half-open for the
 //! others. So one branch's requests alone open it for that branch, and show it as open. A half-open breaker goes on to the trials of other branches
 //! when those of one failed; it opens again when two branches failed, and closes for the others when one of them is answered.

@@ -11,7 +11,7 @@
 //! | `order.status_requested` | a later status of the same order that was pushed to the provider, or that the provider may have; a later request to tell that the order is rejected or cancelled, however it ended; or another order of the same number |
 //! | `order.transformed` | a later word about its order ([`history`]). News also by another order of the same number: the backend would take them for that one's |
 //!
-//! A status that waits for its provider is compared with other orders of the number before each request ([`of_number`]).
+//! A status that waits for its provider is compared with other orders of the number before each request (`of_number`).
 //!
 //! Another order of the same number is one that the backend has, or may have, with a webhook that was accepted more than
 //! `ORDER_MEMORY` later; or within that, one that was announced after the event and is not the order that was announced last before
