@@ -32,6 +32,8 @@ const NAMESPACE: Uuid = Uuid::from_u128(0x6f0b_54f8_3c1e_4c0e_9d6b_8f2a_52e1_7a4
 
 /// `webhookType` of what creates an order.
 pub const ORDER_CREATED: &str = "order_created";
+/// `webhookType` of what calls an order off.
+pub const ORDER_CANCELLED: &str = "order_cancelled";
 /// `webhookType` of what changes the lines or amounts of an order.
 pub const ORDER_AMENDED: &str = "order_amended";
 
@@ -136,6 +138,11 @@ impl Envelope {
     /// Whether it is about a new order, not about a change of one.
     pub fn is_creation(&self) -> bool {
         self.webhook_type == ORDER_CREATED
+    }
+
+    /// Whether its webhook says that an order is called off. A change of status may say the same in its body.
+    pub fn is_cancellation(&self) -> bool {
+        self.webhook_type == ORDER_CANCELLED
     }
 
     /// Whether it is about other lines or amounts of an order.

@@ -163,6 +163,30 @@ async fn old_news_of_an_order_do_not_follow_newer_ones() {
     world.at_end(Ends::forwarded(3).ignored(1)).await;
 }
 
+/// The backend took the later status, and its answers were lost. The earlier one was refused, and is retried.
+#[tokio::test(flavor = "multi_thread")]
+async fn old_news_do_not_follow_newer_ones_that_the_backend_may_have() {
+    let world = World::new().await;
+    let settings = world.settings().set("CIRCUIT_BREAKER_ENABLED", false);
+    let hub = Hub::start(&settings.set("RETRY_DELAYS", "100ms").set("RETRY_MAX_ATTEMPTS", 1)).await;
+    let lost = [Answer::Accept, Answer::status(422), Answer::Cut];
+    world.backend.next_for("CR-1", lost);
+    world.backend.always_for("CR-1", Some(Answer::status(503)));
+    world.careem.post(&hub, &order("CR-1")).await.event_id();
+    for status in ["preparing", "ready"] {
+        world.careem.post(&hub, &change("CR-1", status)).await.event_id();
+    }
+    world.log.wait_for(EventType::OrderDeadLettered, 2).await;
+    world.backend.always_for("CR-1", None);
+    let count = world.backend.count();
+    retry(&world, &[]).await;
+    superseded(&world, 1).await;
+    world.at_end(Ends::forwarded(2).ignored(1)).await;
+    assert_eq!(world.backend.count(), count + 1);
+    let last = world.backend.requests().last().unwrap().json();
+    assert_eq!(last["statusChange"]["canonicalStatus"], "ready", "{last}");
+}
+
 impl World {
     /// Retries one dead letter, as `dead-letters retry ID` does.
     async fn take_up_one(&self, dead: &Recorded) {
@@ -281,7 +305,7 @@ async fn what_had_no_branch_is_taken_up_one_by_one() {
     let hub = world.hub().await;
     let orders = ["CR-forwards", "CR-backwards"];
     for id in orders {
-        for webhook in [order(id), change(id, "accepted"), change(id, "cancelled")] {
+        for webhook in [order(id), change(id, "accepted"), change(id, "delivered")] {
             world.post_as(&hub, "merchant-2", &webhook).await;
         }
     }
@@ -299,7 +323,7 @@ async fn what_had_no_branch_is_taken_up_one_by_one() {
         world.take_up_one(dead).await;
         world.log.wait_for(EventType::OrderForwarded, at + 1).await;
     }
-    assert_eq!(world.last_word("CR-forwards"), "cancelled");
+    assert_eq!(world.last_word("CR-forwards"), "delivered");
     // The backend knows no order of that number before its announcement.
     world.backend.next_for("CR-backwards", [Answer::status(404)]);
     for dead in of("CR-backwards").iter().rev() {
@@ -307,7 +331,7 @@ async fn what_had_no_branch_is_taken_up_one_by_one() {
     }
     world.log.wait_for(EventType::OrderForwarded, 5).await;
     superseded(&world, 1).await;
-    assert_eq!(world.last_word("CR-backwards"), "cancelled");
+    assert_eq!(world.last_word("CR-backwards"), "delivered");
     world.at_end(Ends::forwarded(5).ignored(1)).await;
 }
 

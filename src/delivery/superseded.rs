@@ -40,11 +40,13 @@ mod end;
 pub mod history;
 pub mod news;
 mod order;
+mod says;
 mod search;
 
 pub use self::{end::End, order::of_repeat, search::Searches};
 pub(crate) use self::{
-    order::{body_says, ended_at},
+    order::ended_at,
+    says::{event_says, is_untransformed},
     search::find,
 };
 
@@ -151,10 +153,14 @@ pub enum Newer {
     News,
     /// Later lines of the order that the backend has or may have.
     Lines,
+    /// The same, of an event that also asks for money back.
+    LinesOfRefund,
     /// The order was called off before it was created: the backend was told so, it was given up, or there was nothing to cancel.
     CalledOff,
     /// The order was called off, by the provider after the backend had it, or by the backend.
     Cancelled,
+    /// The order was announced anew after it was called off.
+    AnnouncedAnew,
     /// Another order that has the same number by now.
     AnotherOrder,
     /// The same webhook, which was forwarded.
@@ -169,8 +175,9 @@ impl Newer {
             Self::Status => "a later status",
             Self::UncertainStatus => "a later status that the provider may have",
             Self::News => "later news",
-            Self::Lines => "later lines of the order",
+            Self::Lines | Self::LinesOfRefund => "later lines of the order",
             Self::CalledOff | Self::Cancelled => "a cancellation of the order",
+            Self::AnnouncedAnew => "an announcement of the order after its cancellation",
             Self::AnotherOrder => "another order of this number",
             Self::Repeat => "the same webhook, forwarded",
         }
@@ -182,6 +189,10 @@ impl Newer {
             Self::AnotherOrder => {
                 Some("this is about the earlier order and would change the later one: change the earlier one by hand")
             }
+            Self::AnnouncedAnew => Some(
+                "this is about the order before its cancellation and would change the new one: if the backend has the earlier one, change it by hand",
+            ),
+            Self::LinesOfRefund => Some("its lines are old, but it also asks for money back: refund that by hand"),
             Self::CalledOff => {
                 Some("the order was not created; retry the event that says so to create it nevertheless")
             }

@@ -107,7 +107,7 @@ impl OrderIdentity {
         if event.envelope.is_creation() {
             self.of_creation(event, is_first).await
         } else {
-            self.of_news(event).await
+            self.of_news(event, is_first).await
         }
     }
 
@@ -198,7 +198,7 @@ impl OrderIdentity {
         Ok(None)
     }
 
-    async fn of_news(&self, event: &Recorded) -> anyhow::Result<Plan> {
+    async fn of_news(&self, event: &Recorded, is_first: bool) -> anyhow::Result<Plan> {
         if let Some(not_yours) = self.is_of_another(event).await? {
             return Ok(Plan::NotYours(not_yours));
         }
@@ -210,7 +210,7 @@ impl OrderIdentity {
                 return Ok(Plan::End(repeat(event, None)));
             }
         }
-        if let Some(overtaken) = self.overtaken(event, &known).await? {
+        if let Some(overtaken) = self.overtaken(event, &known, is_first).await? {
             return Ok(Plan::End(overtaken));
         }
         let said_before = self.said_before(event, &known).await?;
@@ -243,7 +243,7 @@ impl OrderIdentity {
             let order_id = created.and_then(|(order_id, _)| order_id);
             return Ok(Plan::End(repeat(event, order_id)));
         }
-        if is_first && let Some(overtaken) = self.overtaken(event, &known).await? {
+        if is_first && let Some(overtaken) = self.overtaken(event, &known, is_first).await? {
             return Ok(Plan::End(overtaken));
         }
         if let Some(created) = created {
@@ -255,10 +255,12 @@ impl OrderIdentity {
             .filter(|found| found.state == EntryState::CreationUncertain);
         // A later one can have been given up as well where a person retries this one.
         for found in uncertain.filter(|found| found.sequence != event.sequence) {
-            if let Some(first) =
-                self.orders.read(event, found).await?.filter(|first| {
-                    is_same_branch(first, event) && !body::are_two_orders(&first.payload, &event.payload)
-                })
+            let is_of_order = |first: &Recorded| {
+                is_same_branch(first, event) && !body::are_two_orders(&first.payload, &event.payload)
+            };
+            // One that was called off is not sent any more: it could be created by that.
+            if let Some(first) = self.orders.read(event, found).await?.filter(is_of_order)
+                && !self.is_called_off(event, &known, &first).await?
             {
                 let posting = match self.end_before(&first).await? {
                     Some(DUPLICATE_ORDER) => Posting::of_its_own(&first),

@@ -2,7 +2,7 @@
 
 use super::identity::{OrderIdentity, status_of};
 use crate::{
-    delivery::superseded::{self, NewerEvent},
+    delivery::superseded::{self, End, NewerEvent},
     event::{
         Recorded,
         outcome::{Ignored, NOTHING_TO_CANCEL},
@@ -13,35 +13,94 @@ use crate::{
 
 impl OrderIdentity {
     /// How a webhook ends that was accepted again, or transformed late, if a later word about its order has ended meanwhile and
-    /// supersedes it. What a person had retried was compared before its turn.
-    pub(super) async fn overtaken(&self, event: &Recorded, known: &OrderEvents) -> anyhow::Result<Option<Ignored>> {
+    /// supersedes it. Before its first request, what a person had retried was compared already. `is_first`: no request was made.
+    pub(super) async fn overtaken(
+        &self,
+        event: &Recorded,
+        known: &OrderEvents,
+        is_first: bool,
+    ) -> anyhow::Result<Option<Ignored>> {
         let own = known.of_webhook().map(|found| found.sequence);
         let first = own.chain([event.sequence]).min().unwrap_or_default();
-        let is_later = |found: IndexEntry| {
-            found.sequence > first && found.sequence != event.sequence && found.state.end().is_some()
-        };
-        if event.run.is_some() || !known.of_branch().any(is_later) {
+        let is_after = |found: &IndexEntry| found.sequence > first && found.sequence != event.sequence;
+        let is_later = |found: IndexEntry| is_after(&found) && found.state.end().is_some();
+        if event.is_again || (event.run.is_some() && is_first) {
+            return Ok(None);
+        }
+        let mut has_later = known.of_branch().any(is_later);
+        for found in known.ended_without_branch().filter(is_after) {
+            has_later = has_later || self.untransformed(event, found).await?.is_some();
+        }
+        if !has_later {
             return Ok(None);
         }
         let newer = superseded::of_repeat(&self.log, event, &*self.orders).await?;
         Ok(newer.map(|newer| superseded_by(&newer)))
     }
 
-    /// The end of a cancellation that a person retried, if the backend does not know the order and never had it: every announcement
-    /// was refused, or ended without a request. None if that is not so, or not known.
+    /// The dead letter of a webhook about an event's order that never became a body.
+    async fn untransformed(&self, event: &Recorded, found: IndexEntry) -> anyhow::Result<Option<Recorded>> {
+        let dead = self.orders.read(event, found).await?;
+        Ok(dead.filter(|dead| superseded::is_untransformed(dead, event)))
+    }
+
+    /// Whether a later word calls an announcement off, and that word waits or the backend has it. If the backend refused the word, or may
+    /// have it, the order may be there and not cancelled. `event` is of the same order.
+    pub(super) async fn is_called_off(
+        &self,
+        event: &Recorded,
+        known: &OrderEvents,
+        announcement: &Recorded,
+    ) -> anyhow::Result<bool> {
+        let own = self.word((event, known), announcement, End::Uncertain).await?;
+        let counts = [EntryState::NewsOpen, EntryState::NewsForwarded, EntryState::NewsIgnored];
+        for found in known.of_branch().filter(|found| counts.contains(&found.state)) {
+            if let Some(said) = self.orders.read(event, found).await? {
+                let said = self.word((event, known), &said, End::LeftOut).await?;
+                if said.calls_off_announcement(&own) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// The end of a cancellation that a person retried, if the backend does not know the order: every announcement was refused, or ended
+    /// without a request, or was given up without an answer and called off by this, so that it is not sent any more. None if that is not
+    /// so, or not known.
     pub(super) async fn nothing_to_cancel(&self, event: &Recorded) -> anyhow::Result<Option<Ignored>> {
         let is_cancellation = status_of(event).is_some_and(Status::is_called_off) && !event.envelope.is_creation();
-        if event.run.is_none() || !is_cancellation {
+        if !is_cancellation {
             return Ok(None);
         }
         let known = self.orders.history(event).await?;
-        let mut is_announced = false;
+        let own = self.word((event, &known), event, End::LeftOut).await?;
+        let (mut is_retried, mut is_announced) = (event.run.is_some(), false);
+        for found in known.ended_without_branch() {
+            if let Some(dead) = self.untransformed(event, found).await? {
+                is_retried |= dead.envelope.root_id == event.envelope.root_id;
+                is_announced |= dead.envelope.is_creation();
+            }
+        }
+        if !is_retried {
+            return Ok(None);
+        }
         for found in known.of_branch() {
             let is_of_order = found.state.is_creation() || found.state == EntryState::Created;
-            if !is_of_order || self.orders.read(event, found).await?.is_none() {
+            if !is_of_order {
                 continue;
             }
-            if !matches!(found.state, EntryState::CreationRefused | EntryState::CreationIgnored) {
+            let Some(announcement) = self.orders.read(event, found).await? else {
+                continue;
+            };
+            let is_never_sent = match found.state {
+                EntryState::CreationRefused | EntryState::CreationIgnored => true,
+                EntryState::CreationUncertain => {
+                    own.calls_off_announcement(&self.word((event, &known), &announcement, End::Uncertain).await?)
+                }
+                _ => false,
+            };
+            if !is_never_sent {
                 return Ok(None);
             }
             is_announced = true;

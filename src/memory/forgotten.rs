@@ -8,6 +8,7 @@ use super::{OrderEvents, Orders, index::Index, lock, settle};
 use crate::{
     delivery::superseded,
     event::{EventType, Recorded, outcome::Ignored},
+    journal::codec,
 };
 
 /// The events that say what became of an order. The bodies themselves are large, and only read where one is needed.
@@ -42,14 +43,12 @@ impl Orders {
         let start = superseded::from(since);
         let branch = superseded::branch_token(event);
         let mut ends = Vec::new();
-        for event_type in ENDS {
-            let subjects = superseded::subjects(event, event_type, &branch);
-            ends.extend(
-                superseded::find(&self.connection, Some(&self.searches), event, (subjects, start), |_| {
-                    true
-                })
-                .await?,
-            );
+        let of_branch = ENDS.map(|event_type| superseded::subjects(event, event_type, &branch));
+        // Webhooks with a branch that was not found.
+        let without_branch = superseded::subjects(event, EventType::OrderDeadLettered, &codec::token(""));
+        for subjects in of_branch.into_iter().chain([without_branch]) {
+            let about = (subjects, start);
+            ends.extend(superseded::find(&self.connection, Some(&self.searches), event, about, |_| true).await?);
         }
         ends.sort_unstable_by_key(|end| end.sequence);
         Ok(ends)

@@ -18,6 +18,7 @@ pub(crate) struct OrderEvents {
     pub(crate) found: Vec<IndexEntry>,
     webhook: u16,
     branch: u16,
+    no_branch: u16,
 }
 
 impl OrderEvents {
@@ -29,6 +30,12 @@ impl OrderEvents {
     /// Entries of the same branch.
     pub(crate) fn of_branch(&self) -> impl DoubleEndedIterator<Item = IndexEntry> {
         self.found.iter().copied().filter(|found| found.branch == self.branch)
+    }
+
+    /// Ends of webhooks in the stage `transform`, before their branch was known.
+    pub(crate) fn ended_without_branch(&self) -> impl DoubleEndedIterator<Item = IndexEntry> {
+        let is_ended = |found: &IndexEntry| found.branch == self.no_branch && found.state == EntryState::Ended;
+        self.found.iter().copied().filter(is_ended)
     }
 
     /// Adds entries that were read from the log. Where both know an event, an end for good counts.
@@ -50,8 +57,12 @@ impl Orders {
         let mut index = lock(&self.index);
         let prints = index.prints_of(&event.envelope);
         let found = index.of(prints.order);
-        let (webhook, branch) = (prints.webhook, prints.branch);
-        OrderEvents { found, webhook, branch }
+        OrderEvents {
+            found,
+            webhook: prints.webhook,
+            branch: prints.branch,
+            no_branch: index.branch_print(None),
+        }
     }
 
     /// Whether something came of this webhook before, as far back as the memory reaches. Only hashes are compared: a new webhook

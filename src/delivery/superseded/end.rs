@@ -29,6 +29,8 @@ pub enum End {
     NothingToCancel,
     /// An announcement that was given up. The backend has its lines, and not its status.
     HalfTold,
+    /// The same, and the backend may have its status.
+    HalfUncertain,
     /// It was given up, and the backend does not have it.
     Refused,
     /// It was given up, and the backend may have it.
@@ -64,8 +66,10 @@ impl End {
             }
             EventType::OrderDeadLettered => {
                 let dead = read::<DeadLettered>(outcome).filter(|dead| dead.stage == FORWARD.name)?;
-                (dead.error.code != NOT_YOURS).then_some(if dead.amended {
+                (dead.error.code != NOT_YOURS).then_some(if dead.amended && dead.error.is_refusal() {
                     Self::HalfTold
+                } else if dead.amended {
+                    Self::HalfUncertain
                 } else if dead.is_unposted() {
                     Self::Unposted
                 } else if dead.is_refused() {
@@ -84,10 +88,14 @@ impl End {
     pub const fn then(self, next: Self) -> Self {
         match (self, next) {
             (Self::Created | Self::OfItsOwn | Self::Told | Self::Amended | Self::OutOfTurn, _)
-            | (Self::Uncertain | Self::HalfTold, Self::LeftOut | Self::Differs | Self::Unposted) => self,
+            | (Self::HalfUncertain, Self::Uncertain)
+            | (
+                Self::Uncertain | Self::HalfTold | Self::HalfUncertain,
+                Self::LeftOut | Self::Differs | Self::Unposted,
+            ) => self,
             (Self::Same | Self::Differs, Self::Created) => Self::OfItsOwn,
             (Self::Differs | Self::LeftOut, Self::Told | Self::Amended) => Self::OutOfTurn,
-            (Self::HalfTold, Self::Refused) => Self::Uncertain,
+            (Self::HalfTold | Self::HalfUncertain, Self::Refused) => Self::Uncertain,
             _ => next,
         }
     }
@@ -101,7 +109,13 @@ impl End {
     pub(super) const fn is_told(self) -> bool {
         matches!(
             self,
-            Self::Created | Self::Told | Self::Amended | Self::OutOfTurn | Self::Same | Self::HalfTold
+            Self::Created
+                | Self::Told
+                | Self::Amended
+                | Self::OutOfTurn
+                | Self::Same
+                | Self::HalfTold
+                | Self::HalfUncertain
         )
     }
 

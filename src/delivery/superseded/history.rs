@@ -8,8 +8,9 @@
 //! |---|---|
 //! | an announcement of an order that does not exist at the backend yet | that calls the order off, however that word ended: told, nothing to cancel, or given up |
 //! | an announcement of an order that another one created | that calls the order off, in the same way; or about its lines, that the backend has or may have, if the lines differ: an amendment, an announcement that was found equal, and, if the provider amends so, the announcement that created the order |
-//! | an amendment | the same, and any announcement, if the order was announced before the amendment; an amendment that asks for money back is never superseded |
+//! | an amendment | the same, and any announcement, if the order was announced before the amendment; one that asks for money back by later lines only |
 //! | a status | a status that the backend has or may have; or that calls the order off, however that word ended |
+//! | a cancellation, or what was said before one | an announcement that came after the cancellation and created an order, or may have, unless the backend had the order before. It is a new order |
 
 use super::{
     Newer,
@@ -54,7 +55,8 @@ impl Said {
         self.word.webhook != other.word.webhook && self.word.accepted.is_after(other.word.accepted)
     }
 
-    fn calls_off(&self) -> bool {
+    /// Whether it says that the order is not to be made.
+    pub fn calls_off(&self) -> bool {
         self.word.status.is_some_and(Status::is_called_off)
     }
 
@@ -75,15 +77,25 @@ impl Said {
         self.difference(other) == Some(Some(Difference::Order))
     }
 
+    /// Whether the backend has an order by this announcement, or may have one.
+    fn may_be_created(&self) -> bool {
+        matches!(self.says, Says::Order(_)) && (self.end.is_created() || self.end == End::Uncertain)
+    }
+
+    /// Whether this word calls off an announcement, which is not sent any more then.
+    pub fn calls_off_announcement(&self, announcement: &Self) -> bool {
+        self.calls_off() && self.is_after(announcement)
+    }
+
     /// Whether it replaces an older status.
     fn replaces_status(&self, older: &Self) -> bool {
         if self.calls_off() && matches!(self.says, Says::Status) {
             return true;
         }
         let told_as = match (&self.says, self.end) {
-            (Says::Status | Says::Order(_), End::Told | End::OutOfTurn) | (Says::Status, End::Uncertain) => {
-                ToldAs::News
-            }
+            (Says::Status | Says::Order(_), End::Told | End::OutOfTurn)
+            | (Says::Status, End::Uncertain)
+            | (Says::Order(_), End::HalfUncertain) => ToldAs::News,
             (Says::Order(_), End::Created | End::Differs | End::Uncertain) => ToldAs::Announcement,
             _ => return false,
         };
@@ -93,6 +105,14 @@ impl Said {
 
 /// The word that supersedes this one, by its place in the history; none if this one still holds.
 pub fn newer(own: &Said, history: &[Said]) -> Option<(usize, Newer)> {
+    let newer = newer_word(own, history);
+    if newer.is_some() || matches!(own.says, Says::Order(_)) {
+        return newer;
+    }
+    announced_anew(own, history).map(|at| (at, Newer::AnnouncedAnew))
+}
+
+fn newer_word(own: &Said, history: &[Said]) -> Option<(usize, Newer)> {
     let mut later = (0..history.len()).filter(|at| history[*at].is_after(own));
     match own.says {
         Says::Order(_) => {
@@ -108,12 +128,15 @@ pub fn newer(own: &Said, history: &[Said]) -> Option<(usize, Newer)> {
             }
         }
         // An amendment may come before its order; then the order's announcements say nothing of it.
-        Says::Lines => {
+        Says::Lines | Says::LinesAndRefund => {
             let is_before = |said: &Said| matches!(said.says, Says::Order(_)) && own.is_after(said);
             let is_announced = history.iter().any(is_before);
-            newer_lines(own, history, |said| {
-                is_announced || !matches!(said.says, Says::Order(_))
-            })
+            let counts = |said: &Said| is_announced || !matches!(said.says, Says::Order(_));
+            match own.says {
+                Says::Lines => newer_lines(own, history, counts),
+                // No cancellation says that the money is not asked back.
+                _ => later_lines(own, history, counts).map(|at| (at, Newer::LinesOfRefund)),
+            }
         }
         // One that says no known status is never superseded.
         Says::Status if own.word.status.is_some() => {
@@ -121,8 +144,21 @@ pub fn newer(own: &Said, history: &[Said]) -> Option<(usize, Newer)> {
             let newer = later.rfind(|at| told(&history[*at]));
             newer.map(|at| (at, Newer::News))
         }
-        Says::Status | Says::LinesAndRefund | Says::Other => None,
+        Says::Status | Says::Other => None,
     }
+}
+
+/// An announcement after the order was called off, by which the backend has or may have a new order. What was said before the cancellation,
+/// and the cancellation itself, would change that one. None if the backend had the order before the cancellation.
+fn announced_anew(own: &Said, history: &[Said]) -> Option<usize> {
+    let is_new = |at: &usize| {
+        let said = &history[*at];
+        let is_after = |off: &Said| off.calls_off() && said.is_after(off);
+        let is_there = |off: &Said| history.iter().any(|one| one.end.is_created() && !one.is_after(off));
+        let mut off = history.iter().filter(|off| off.is_after(own)).chain([own]);
+        said.may_be_created() && off.any(|off| is_after(off) && !is_there(off))
+    };
+    (0..history.len()).rfind(is_new)
 }
 
 /// Whether an announcement ended as a duplicate of perhaps another order: no status of it was told.
@@ -141,6 +177,10 @@ fn newer_lines(own: &Said, history: &[Said], counts: impl Fn(&Said) -> bool) -> 
     if let Some(cancelled) = called_off(own, history) {
         return Some((cancelled, Newer::Cancelled));
     }
+    later_lines(own, history, counts).map(|at| (at, Newer::Lines))
+}
+
+fn later_lines(own: &Said, history: &[Said], counts: impl Fn(&Said) -> bool) -> Option<usize> {
     let is_later = |at: &usize| {
         let said = &history[*at];
         said.is_after(own) && said.has_lines() && counts(said) && !said.is_of_another_order(own)
@@ -150,7 +190,7 @@ fn newer_lines(own: &Said, history: &[Said], counts: impl Fn(&Said) -> bool) -> 
         .reduce(|last, at| if history[at].is_after(&history[last]) { at } else { last })?;
     // One with the same content is compared with what the backend has, if that is certain.
     let is_same = history[last].end.is_told() && own.difference(&history[last]) == Some(None);
-    (!is_same).then_some((last, Newer::Lines))
+    (!is_same).then_some(last)
 }
 
 /// What an announcement says about an order that another one created.
@@ -223,7 +263,9 @@ fn content<'a>(base: &'a Said, history: &'a [Said]) -> Option<&'a AnnouncedConte
     let mut has = of(base).filter(|_| !history.iter().any(is_amended));
     for said in in_order(history).filter(|said| said.is_after(base) && !said.is_of_another_order(base)) {
         match (&said.says, said.end) {
-            (Says::Order(_), End::Told | End::Amended | End::HalfTold | End::Same) => has = of(said),
+            (Says::Order(_), End::Told | End::Amended | End::HalfTold | End::HalfUncertain | End::Same) => {
+                has = of(said);
+            }
             // What asked for the content that the backend had has not changed it.
             (Says::Order(_), End::Uncertain) => {
                 has = has.filter(|has| of(said).is_some_and(|content| content.is_same_content(has)));
@@ -243,7 +285,10 @@ fn content_since_override<'a>(base: &'a Said, history: &'a [Said]) -> Option<&'a
     let mut since = Vec::new();
     for said in history.iter().filter(|said| !said.is_of_another_order(base)) {
         let changes = match said.says {
-            Says::Order(_) => matches!(said.end, End::Told | End::Amended | End::HalfTold | End::Uncertain),
+            Says::Order(_) => matches!(
+                said.end,
+                End::Told | End::Amended | End::HalfTold | End::HalfUncertain | End::Uncertain
+            ),
             Says::Lines | Says::LinesAndRefund => matches!(said.end, End::Told | End::Uncertain),
             Says::Status | Says::Other => false,
         };

@@ -8,24 +8,24 @@ use super::{
     ANY_BRANCH, KnownAcceptances, Newer, NewerEvent, branch_token,
     end::End,
     find, from,
-    history::{self, Said, Says},
+    history::{self, Said},
     news::{Accepted, Word},
-    payload, subjects,
+    payload,
+    says::{end_of, event_says, is_untransformed},
+    subjects,
 };
 use crate::{
     event::{
         EventId, EventType, Recorded,
-        outcome::{DUPLICATE_ORDER, DeadLettered, Forwarded, Ignored, SUPERSEDED},
+        outcome::{DUPLICATE_ORDER, DeadLettered, Ignored, SUPERSEDED},
         stage::FORWARD,
     },
     journal::{
+        codec,
         connection::Connection,
         read::{Start, event_at},
     },
-    order::{
-        body,
-        status::{OrderStatus, Status},
-    },
+    order::{body, status::Status},
 };
 
 /// An event by which the backend has something newer about the order of an `order.transformed`, or the same.
@@ -169,8 +169,8 @@ impl OrderLog {
     }
 }
 
-/// Outcomes of one type about an event's order, except those of the same run. For an announcement or an amendment those before it count as
-/// well: they say whether the order was announced, and created, before.
+/// Outcomes of one type about an event's order, except those of the same run. Those before it count as well, because they say whether the
+/// order was announced, and created, before; except for a status that does not call the order off.
 async fn outcomes(
     connection: &Connection,
     event: &Recorded,
@@ -182,20 +182,26 @@ async fn outcomes(
         let is_of_order = later.envelope.received_at - received_at <= window;
         is_of_order && later.envelope.cause_id != Some(event.run_id())
     };
-    let begin = if event.envelope.is_creation() || event.envelope.is_amendment() {
-        from(received_at.checked_sub_signed(window).unwrap_or(DateTime::UNIX_EPOCH))
-    } else {
+    let is_plain_status =
+        !event.envelope.is_creation() && status_of(event).is_some_and(|status| !status.is_called_off());
+    let begin = if is_plain_status {
         acceptances.begin(event).await?
+    } else {
+        from(received_at.checked_sub_signed(window).unwrap_or(DateTime::UNIX_EPOCH))
     };
-    let subjects = subjects(event, event_type, &branch_token(event));
-    find(
-        connection,
-        acceptances.searches(),
-        event,
-        (subjects, begin),
-        is_other_run,
-    )
-    .await
+    let searches = acceptances.searches();
+    let of_branch = subjects(event, event_type, &branch_token(event));
+    let mut found = find(connection, searches, event, (of_branch, begin), is_other_run).await?;
+    if event_type == EventType::OrderDeadLettered {
+        let without_branch = subjects(event, event_type, &codec::token(""));
+        let is_of_order = |dead: &Recorded| is_other_run(dead) && is_untransformed(dead, event);
+        found.extend(find(connection, searches, event, (without_branch, begin), is_of_order).await?);
+    }
+    Ok(found)
+}
+
+fn status_of(event: &Recorded) -> Option<Status> {
+    body::announced(&event.payload).ok()?.status
 }
 
 /// Where the last outcome of each body about an event's order is, by the body's place.
@@ -233,10 +239,6 @@ async fn created(
     find(connection, acceptances.searches(), event, (subjects, begin), is_created).await
 }
 
-fn end_of(outcome: &Recorded) -> Option<End> {
-    End::of(&outcome.envelope, &outcome.payload)
-}
-
 /// Place of the body that an outcome is about; its own if an older version did not record it.
 fn body_of(outcome: &Recorded) -> u64 {
     let dead = || payload::<DeadLettered>(outcome).map(|dead| dead.sequence);
@@ -248,10 +250,7 @@ fn body_of(outcome: &Recorded) -> u64 {
 /// What an event says. `body`: its body, if the log has it; otherwise the outcome says what it can.
 fn said(accepted: Accepted, body: Option<&Recorded>, outcome: &Recorded, end: End) -> Said {
     let body = body.filter(|body| body.envelope.event_type == EventType::OrderTransformed);
-    let (status, says) = match body {
-        Some(body) => body_says(body),
-        None => outcome_says(outcome),
-    };
+    let (status, says) = event_says(body.unwrap_or(outcome));
     Said {
         word: Word {
             webhook: outcome.envelope.root_id,
@@ -262,45 +261,6 @@ fn said(accepted: Accepted, body: Option<&Recorded>, outcome: &Recorded, end: En
         end,
         ended_at: Some(outcome.sequence),
     }
-}
-
-/// The status of a body, and what it is about.
-pub(crate) fn body_says(body: &Recorded) -> (Option<Status>, Says) {
-    let content = body::announced(&body.payload).ok();
-    let status = content.as_ref().and_then(|content| content.status);
-    let says = if body.envelope.is_creation() {
-        Says::Order(content.map(Box::new))
-    } else if body.envelope.is_amendment() {
-        if body::changes_only_lines(&body.payload) {
-            Says::Lines
-        } else if body::has_lines(&body.payload) {
-            Says::LinesAndRefund
-        } else {
-            Says::Other
-        }
-    } else {
-        let word = body::summary(&body.payload).map(|summary| summary.provider_status);
-        if status.is_some() || word.is_ok_and(|word| !word.is_empty()) {
-            Says::Status
-        } else {
-            Says::Other
-        }
-    };
-    (status, says)
-}
-
-/// What the outcome of a body says that is not there. Of the lines of an amendment it says nothing.
-fn outcome_says(outcome: &Recorded) -> (Option<Status>, Says) {
-    let order = payload::<Forwarded>(outcome).map(|has| has.order).unwrap_or_default();
-    let is_cancelled = order.status.as_deref() == Some(OrderStatus::Cancelled.as_str());
-    let says = if outcome.envelope.is_creation() {
-        Says::Order(None)
-    } else if outcome.envelope.is_amendment() || order.provider_status.is_empty() {
-        Says::Other
-    } else {
-        Says::Status
-    };
-    (is_cancelled.then_some(Status::Cancelled), says)
 }
 
 fn accepted(event: &Recorded, first: &HashMap<EventId, u64>) -> Accepted {

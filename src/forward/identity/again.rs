@@ -3,7 +3,7 @@
 use super::{DUPLICATE_ORDER, OrderIdentity, Plan, Posting, is_same_branch};
 use crate::{
     delivery::superseded::{
-        self, End, body_says,
+        self, End, event_says,
         history::{self, Again, Said},
         news::{Accepted, Word},
     },
@@ -105,10 +105,15 @@ impl OrderIdentity {
     }
 
     /// A word is as old as the first acceptance of its webhook, also where that came again, or was retried by a person.
-    async fn word(&self, (event, known): (&Recorded, &OrderEvents), body: &Recorded, end: End) -> anyhow::Result<Said> {
+    pub(in crate::forward) async fn word(
+        &self,
+        (event, known): (&Recorded, &OrderEvents),
+        body: &Recorded,
+        end: End,
+    ) -> anyhow::Result<Said> {
         let webhook = body.envelope.root_id;
         let first = self.orders.first_acceptance(event, known, webhook).await?;
-        let (status, says) = body_says(body);
+        let (status, says) = event_says(body);
         Ok(Said {
             word: Word {
                 webhook,

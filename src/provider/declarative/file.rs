@@ -15,7 +15,7 @@ use super::{
     words::Words,
 };
 use crate::{
-    event::{ORDER_AMENDED, ORDER_CREATED},
+    event::{ORDER_AMENDED, ORDER_CANCELLED, ORDER_CREATED},
     json::pointer::Pointer,
     order::{
         model::{AmendmentKind, CourierState, Fulfillment, Party, TaxMode, TipReceiver},
@@ -192,7 +192,7 @@ impl Kind {
         match self {
             Self::OrderCreated => ORDER_CREATED,
             Self::OrderStatusUpdated => "order_status_updated",
-            Self::OrderCancelled => "order_cancelled",
+            Self::OrderCancelled => ORDER_CANCELLED,
             Self::OrderAmended => ORDER_AMENDED,
             Self::CourierUpdated => "courier_updated",
             Self::Ignored => "ignored",

@@ -64,6 +64,7 @@ fn words(text: &str) -> Vec<Said> {
                 End::Differs,
                 End::NothingToCancel,
                 End::HalfTold,
+                End::HalfUncertain,
                 End::Refused,
                 End::Uncertain,
             ];
@@ -81,7 +82,7 @@ fn words(text: &str) -> Vec<Said> {
 /// Each row: the word that is handled, the others, and what supersedes it.
 #[test]
 fn a_later_word_supersedes_an_older_one() {
-    use Newer::{CalledOff, Cancelled, Lines, News};
+    use Newer::{AnnouncedAnew, CalledOff, Cancelled, Lines, LinesOfRefund, News};
     let rows = [
         ("2 order £2", "1 order £3 Created, 3 order £3 Same", Some(Lines)),
         ("2 order £2", "1 order £3 Created, 3 order £4 Amended", Some(Lines)),
@@ -104,12 +105,43 @@ fn a_later_word_supersedes_an_older_one() {
         ("2 lines", "1 order £2 Created, 3 lines Told", Some(Lines)),
         ("2 lines", "1 order £2 Created, 3 lines Refused", None),
         ("2 lines", "1 order £2 Created, 3 cancelled Refused", Some(Cancelled)),
-        ("2 refund", "1 order £2 Created, 3 lines Told", None),
+        ("2 refund", "1 order £2 Created, 3 lines Told", Some(LinesOfRefund)),
+        (
+            "2 refund",
+            "1 order £2 Created, 3 refund Uncertain",
+            Some(LinesOfRefund),
+        ),
+        ("2 refund", "1 order £2 Created, 3 cancelled Told", None),
+        ("1 refund", "2 order £2 Created", None),
         ("1 order £2", "2 cancelled Told", Some(CalledOff)),
         ("1 order £2", "2 cancelled Refused", Some(CalledOff)),
         ("1 order £2", "2 cancelled NothingToCancel", Some(CalledOff)),
         ("2 order £2", "1 cancelled Told", None),
         ("1 order £2", "2 ready Refused", None),
+        (
+            "2 cancelled",
+            "1 order £2 Refused, 3 order £3 Created",
+            Some(AnnouncedAnew),
+        ),
+        (
+            "2 cancelled",
+            "1 order £2 Refused, 3 order £3 Uncertain",
+            Some(AnnouncedAnew),
+        ),
+        (
+            "2 cancelled",
+            "1 order £2 Uncertain, 3 order £3 Created",
+            Some(AnnouncedAnew),
+        ),
+        ("2 cancelled", "1 order £2 Refused, 3 order £3 Refused", None),
+        ("2 cancelled", "1 order £2 Created, 3 order £3 Amended", None),
+        ("2 cancelled", "1 order £2 Created, 3 order £3 OfItsOwn", None),
+        ("2 ready", "1 order £2 Refused, 3 order £3 Created", None),
+        (
+            "2 refund",
+            "1 order £2 Refused, 3 cancelled Told, 4 order £3 Created",
+            Some(LinesOfRefund),
+        ),
         ("1 accepted", "2 ready Told", Some(News)),
         ("1 accepted", "2 ready Uncertain", Some(News)),
         ("1 ready", "2 accepted Uncertain", Some(News)),
@@ -117,6 +149,8 @@ fn a_later_word_supersedes_an_older_one() {
         ("2 ready", "1 order £2 Created, 3 order £3 Amended", None),
         ("2 ready", "1 order £2 Created, 3 order £2 Told", Some(News)),
         ("2 ready", "1 order £2 Created, 3 order £2 Uncertain", None),
+        ("2 ready", "1 order £2 Created, 3 order £3 HalfTold", None),
+        ("2 ready", "1 order £2 Created, 3 order £3 HalfUncertain", Some(News)),
     ];
     for (own, history, expected) in rows {
         let newer = newer(&words(own)[0], &words(history));

@@ -20,6 +20,8 @@ enum Answer {
 enum Kind {
     Order(u8, Status),
     Lines(u8),
+    /// The same, which also asks for money back.
+    Refund(u8),
     News(Status),
 }
 
@@ -60,7 +62,12 @@ struct Model {
     /// The keys of the requests that the backend has fulfilled. It does nothing for a repeated one, and says yes.
     keys: HashSet<(Key, usize)>,
     lines: Has<u8>,
+    /// The last status that was told, beside that of the announcement that created the order.
     status: Has<Status>,
+    /// The webhook that created the order. An announcement after a cancellation creates another order.
+    created_by: Option<u8>,
+    /// Bodies that were told of an earlier order.
+    earlier: HashSet<usize>,
 }
 
 impl Model {
@@ -68,6 +75,7 @@ impl Model {
         let (says, status) = match self.webhooks[usize::from(body.webhook)] {
             Kind::Order(total, status) => (Says::Order(Some(Box::new(content_of(total, 12)))), Some(status)),
             Kind::Lines(_) => (Says::Lines, None),
+            Kind::Refund(_) => (Says::LinesAndRefund, None),
             Kind::News(status) => (Says::Status, Some(status)),
         };
         said(body.webhook, says, status, body.end)
@@ -75,7 +83,7 @@ impl Model {
 
     fn total(&self, webhook: u8) -> u8 {
         match self.webhooks[usize::from(webhook)] {
-            Kind::Order(total, _) | Kind::Lines(total) => total,
+            Kind::Order(total, _) | Kind::Lines(total) | Kind::Refund(total) => total,
             Kind::News(_) => unreachable!("news have no lines"),
         }
     }
@@ -101,15 +109,29 @@ impl Model {
         (is_done && is_new, end)
     }
 
-    /// The request that creates an order, by a key of the order.
+    /// The request that creates an order, by a key of the order. It is not made after a cancellation that the backend has, for whatever
+    /// reason.
     fn create(&mut self, webhook: u8, answer: Answer) -> End {
+        let is_told = |body: &&Body| matches!(body.end, End::Told | End::NothingToCancel);
+        let mut told = self.bodies.iter().filter(is_told).map(|body| self.said(*body));
+        let own = self.said(Body {
+            webhook,
+            end: End::Uncertain,
+        });
+        assert!(
+            !told.any(|said| said.calls_off_announcement(&own)),
+            "{webhook} is cancelled"
+        );
         let (is_done, end) = self.ask((Key::Order, usize::from(webhook)), answer);
         if is_done {
-            assert!(self.lines.is_none(), "the order was created twice");
-            let Kind::Order(total, status) = self.webhooks[usize::from(webhook)] else {
-                unreachable!("only announcements create an order")
-            };
-            (self.lines, self.status) = (Some((webhook, total)), Some((webhook, status)));
+            let is_other = self
+                .created_by
+                .is_none_or(|first| self.is_called_off_between(first, webhook));
+            assert!(is_other, "the order was created twice");
+            self.lines = Some((webhook, self.total(webhook)));
+            (self.status, self.created_by) = (None, Some(webhook));
+            let told = self.bodies.iter().enumerate().filter(|(_, body)| body.end.is_told());
+            self.earlier = told.map(|(at, _)| at).collect();
         }
         end.unwrap_or(End::Created)
     }
@@ -134,24 +156,28 @@ impl Model {
             (Kind::Order(..), None) => self.first(body, at, answers),
             (Kind::Order(..), Some(base)) => self.later(body, id, &base, &history, answers),
             // The backend does not know the order.
-            (Kind::News(status), None) if self.lines.is_none() => {
+            (Kind::News(status), _) if self.lines.is_none() => {
                 let is_announced = |said: &Said| matches!(said.says, Says::Order(_));
-                let is_uncertain = |said: &Said| is_announced(said) && said.end == End::Uncertain;
-                let is_nothing = at.is_some() && status.is_called_off() && history.iter().any(is_announced);
-                if is_nothing && !history.iter().any(is_uncertain) {
+                let may_be_sent = |said: &Said| said.end == End::Uncertain && !own.calls_off_announcement(said);
+                let announced = || history.iter().filter(|said| is_announced(said));
+                let is_nothing = at.is_some() && status.is_called_off() && announced().next().is_some();
+                if is_nothing && !announced().any(may_be_sent) {
                     End::NothingToCancel
                 } else {
                     End::Refused
                 }
             }
-            (Kind::Lines(_), None) if self.lines.is_none() => End::Refused,
-            // An order of which the hub does not know that the backend has it.
-            (_, None) => End::Refused,
-            (kind, Some(_)) => {
+            _ if self.lines.is_none() => End::Refused,
+            // Whether or not the hub knows that the backend has the order.
+            (kind, _) => {
                 let (is_done, end) = self.ask((Key::Change, id), answers[0]);
                 match kind {
                     Kind::News(status) if is_done => self.tell(body.webhook, status),
-                    Kind::Lines(total) if is_done => self.change(body.webhook, total),
+                    Kind::Lines(total) if is_done => {
+                        self.is_wanted(body.webhook);
+                        self.change(body.webhook, total);
+                    }
+                    Kind::Refund(total) if is_done => self.change(body.webhook, total),
                     _ => {}
                 }
                 end.unwrap_or(End::Told)
@@ -171,6 +197,7 @@ impl Model {
         if again.difference.is_some() {
             let (is_done, end) = self.ask((Key::Change, id), answers[0]);
             if is_done {
+                self.is_wanted(body.webhook);
                 self.change(body.webhook, total);
             }
             if end.is_some() || !again.is_news {
@@ -192,6 +219,7 @@ impl Model {
         }
         match (end, again.difference) {
             (None, _) => End::Told,
+            (Some(End::Uncertain), Some(_)) => End::HalfUncertain,
             (Some(_), Some(_)) => End::HalfTold,
             (Some(end), None) => end,
         }
@@ -202,7 +230,12 @@ impl Model {
         let is_other = |other: &usize| Some(*other) != at;
         let is_uncertain = |other: &usize| {
             let other = self.bodies[*other];
-            other.end == End::Uncertain && matches!(self.webhooks[usize::from(other.webhook)], Kind::Order(..))
+            let is_announcement = matches!(self.webhooks[usize::from(other.webhook)], Kind::Order(..));
+            let announcement = self.said(other);
+            let mut history = self.bodies.iter().map(|body| self.said(*body));
+            let is_told = |said: &Said| matches!(said.end, End::Told | End::NothingToCancel | End::LeftOut);
+            let mut is_called_off = || history.any(|said| is_told(&said) && said.calls_off_announcement(&announcement));
+            other.end == End::Uncertain && is_announcement && !is_called_off()
         };
         let Some(other) = (0..self.bodies.len()).filter(is_other).find(is_uncertain) else {
             return self.create(body.webhook, answers[0]);
@@ -218,12 +251,41 @@ impl Model {
     }
 
     fn change(&mut self, webhook: u8, total: u8) {
-        self.is_wanted(webhook);
+        self.is_of_this_order(webhook);
         self.lines = Some((webhook, total));
+    }
+
+    /// What was said before a cancellation, or calls off itself, does not change the order that was announced after that.
+    fn is_of_this_order(&self, webhook: u8) {
+        let created_by = self.created_by.expect("the backend has the order");
+        assert!(
+            !self.is_called_off_between(webhook, created_by),
+            "{webhook} is told of the order that {created_by} created after a cancellation"
+        );
+    }
+
+    /// Whether the order was called off after a webhook, or by it, and before another one.
+    fn is_called_off_between(&self, webhook: u8, later: u8) -> bool {
+        let calls_off = |kind: &Kind| matches!(kind, Kind::News(status) if status.is_called_off());
+        webhook < later
+            && self.webhooks[usize::from(webhook)..usize::from(later)]
+                .iter()
+                .any(calls_off)
     }
 
     /// The backend gets no status after a later one that it has or may have, or after the cancellation ended.
     fn tell(&mut self, webhook: u8, status: Status) {
+        self.is_of_this_order(webhook);
+        // Of an announcement that got no answer it is not known whether its status was told.
+        let is_perhaps = |by: u8| {
+            let is_uncertain = |body: &Body| body.webhook == by && body.end == End::Uncertain;
+            matches!(self.webhooks[usize::from(by)], Kind::Order(..)) && self.bodies.iter().any(is_uncertain)
+        };
+        let is_news = matches!(self.webhooks[usize::from(webhook)], Kind::News(_));
+        let is_in_order = self
+            .status
+            .is_none_or(|(by, _)| by <= webhook || is_perhaps(by) || !is_news);
+        assert!(is_in_order, "{status:?} of {webhook} is told after {:?}", self.status);
         for other in &self.bodies {
             let Kind::News(later) = self.webhooks[usize::from(other.webhook)] else {
                 continue;
@@ -242,7 +304,11 @@ impl Model {
     fn take(&mut self, turn: Turn, answers: [Answer; 2]) {
         let (body, at) = match turn {
             // An amendment that comes before its order is told after it.
-            Turn::New(Kind::Lines(_)) if !self.webhooks.iter().any(|kind| matches!(kind, Kind::Order(..))) => return,
+            Turn::New(Kind::Lines(_) | Kind::Refund(_))
+                if !self.webhooks.iter().any(|kind| matches!(kind, Kind::Order(..))) =>
+            {
+                return;
+            }
             Turn::New(kind) => {
                 self.webhooks.push(kind);
                 (u8::try_from(self.webhooks.len() - 1).unwrap(), None)
@@ -251,7 +317,13 @@ impl Model {
                 (u8::try_from(webhook.index(self.webhooks.len())).unwrap(), None)
             }
             Turn::Retry(letter) => {
-                let given_up = [End::Refused, End::Uncertain, End::HalfTold, End::Unposted];
+                let given_up = [
+                    End::Refused,
+                    End::Uncertain,
+                    End::HalfTold,
+                    End::HalfUncertain,
+                    End::Unposted,
+                ];
                 let letters = (0..self.bodies.len()).filter(|at| given_up.contains(&self.bodies[*at].end));
                 let letters: Vec<usize> = letters.collect();
                 if letters.is_empty() {
@@ -291,7 +363,14 @@ impl Model {
     /// The backend has the lines of the last word that it was told or that was confirmed, or of a later one with an open letter.
     fn has_the_last_lines(&self) {
         let is_about_lines = |body: &&Body| !matches!(self.webhooks[usize::from(body.webhook)], Kind::News(_));
-        let bodies = || self.bodies.iter().filter(is_about_lines);
+        let of_order = |(at, body)| (!self.earlier.contains(&at)).then_some(body);
+        let bodies = || {
+            self.bodies
+                .iter()
+                .enumerate()
+                .filter_map(of_order)
+                .filter(is_about_lines)
+        };
         let Some(last) = bodies()
             .filter(|body| body.end.is_told())
             .max_by_key(|body| body.webhook)
@@ -323,6 +402,7 @@ fn turns() -> impl Strategy<Value = Vec<(Turn, [Answer; 2])>> {
     let kind = prop_oneof![
         4 => (1u8..4, started).prop_map(|(total, status)| Kind::Order(total, status)),
         1 => (1u8..4).prop_map(Kind::Lines),
+        1 => (1u8..4).prop_map(Kind::Refund),
         2 => status().prop_map(Kind::News),
     ];
     let turn = prop_oneof![
