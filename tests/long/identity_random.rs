@@ -6,7 +6,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -15,7 +18,7 @@ use futures_util::future::join_all;
 use serde_json::Value;
 use tokio::time::sleep;
 use webhook_hub::{
-    event::{EventType, Recorded},
+    event::{EventType, Recorded, outcome::SUPERSEDED},
     provider::Catalogue,
 };
 
@@ -132,12 +135,41 @@ fn answer(seed: u64, key: &str, times: usize, loses: bool) -> Answer {
     }
 }
 
+fn is_of_one_order(one: &Recorded, other: &Recorded) -> bool {
+    let (one, other) = (&one.envelope, &other.envelope);
+    let is_of_branch = one.branch.is_none() || one.branch == other.branch;
+    one.provider == other.provider && one.external_order_id == other.external_order_id && is_of_branch
+}
+
+/// Whether the backend had got a cancellation of an event's order before the event.
+fn was_cancelled_before(events: &[Arc<Recorded>], event: &Recorded) -> bool {
+    let is_cancelled = |earlier: &Arc<Recorded>| {
+        let envelope = &earlier.envelope;
+        let is_it = envelope.event_type == EventType::OrderForwarded && envelope.webhook_type == "order_cancelled";
+        is_it && earlier.sequence < event.sequence && is_of_one_order(earlier, event)
+    };
+    events.iter().any(is_cancelled)
+}
+
+/// The events of an event's order, a line each.
+fn story(events: &[Arc<Recorded>], of: &Recorded) -> Vec<String> {
+    let line = |event: &Arc<Recorded>| {
+        let status = &payload(event)["transformedOrder"]["status"];
+        let (envelope, sequence) = (&event.envelope, event.sequence);
+        let (webhook, cause) = (envelope.root_id, envelope.cause_sequence);
+        let (event_type, webhook_type, time) = (envelope.event_type, &envelope.webhook_type, envelope.time);
+        format!("{sequence} {event_type} {webhook_type} {webhook} {cause:?} {status} {time}")
+    };
+    let of_order = events.iter().filter(|event| is_of_one_order(event, of));
+    of_order.map(line).collect()
+}
+
 /// Provider, branch and number.
 type Identity = (String, String, String);
 
 /// The keys of the orders that there are of each identity: an announcement belongs to the order that was made at most a window before.
 /// One that comes again after that, because this machine is slow, is made once more, and may have the key that it had.
-fn orders(events: &[std::sync::Arc<Recorded>]) -> BTreeMap<Identity, BTreeSet<String>> {
+fn orders(events: &[Arc<Recorded>]) -> BTreeMap<Identity, BTreeSet<String>> {
     let mut made: BTreeMap<Identity, Vec<(DateTime<Utc>, String)>> = BTreeMap::new();
     let window = TimeDelta::from_std(WINDOW).unwrap();
     for event in events {
@@ -318,9 +350,13 @@ async fn run(loses: bool) {
         .filter(|end| end.envelope.event_type == EventType::OrderIgnored)
     {
         let reason = payload(end)["reason"].as_str().unwrap().to_owned();
+        let is_repeat = ["DUPLICATE_ORDER", "DUPLICATE_WEBHOOK"].contains(&reason.as_str());
         assert!(
-            ["DUPLICATE_ORDER", "DUPLICATE_WEBHOOK"].contains(&reason.as_str()),
-            "{reason}"
+            is_repeat || reason == SUPERSEDED && was_cancelled_before(&events, end),
+            "{}: {:?} of {:#?}",
+            payload(end),
+            end.envelope,
+            story(&events, end)
         );
     }
     world.hand_out_again_within(PATIENCE_AT_END).await;
