@@ -10,7 +10,7 @@
 //! | an announcement of an order that another one created | that calls the order off, in the same way; or about its lines, that the backend has or may have, if the lines differ: an amendment, an announcement that was found equal, and, if the provider amends so, the announcement that created the order |
 //! | an amendment | the same, and any announcement, if the order was announced before the amendment; one that asks for money back by later lines only |
 //! | a status | a status that the backend has or may have; or that calls the order off, however that word ended |
-//! | a cancellation, or what was said before one | an announcement that came after the cancellation and created an order, or may have, unless the backend had the order before. It is a new order |
+//! | a cancellation, or what was said before one | an announcement that came after the cancellation and created an order, or may have, unless the backend had the order before, or nothing was announced before the cancellation. It is a new order |
 
 use super::{
     Newer,
@@ -149,14 +149,19 @@ fn newer_word(own: &Said, history: &[Said]) -> Option<(usize, Newer)> {
 }
 
 /// An announcement after the order was called off, by which the backend has or may have a new order. What was said before the cancellation,
-/// and the cancellation itself, would change that one. None if the backend had the order before the cancellation.
+/// and the cancellation itself, would change that one. None if the backend had the order before the cancellation, or if no announcement
+/// came before it: such a cancellation overtook its order.
 fn announced_anew(own: &Said, history: &[Said]) -> Option<usize> {
     let is_new = |at: &usize| {
         let said = &history[*at];
         let is_after = |off: &Said| off.calls_off() && said.is_after(off);
         let is_there = |off: &Said| history.iter().any(|one| one.end.is_created() && !one.is_after(off));
+        let was_announced = |off: &Said| {
+            let is_before = |one: &Said| matches!(one.says, Says::Order(_)) && off.is_after(one);
+            history.iter().any(is_before)
+        };
         let mut off = history.iter().filter(|off| off.is_after(own)).chain([own]);
-        said.may_be_created() && off.any(|off| is_after(off) && !is_there(off))
+        said.may_be_created() && off.any(|off| is_after(off) && was_announced(off) && !is_there(off))
     };
     (0..history.len()).rfind(is_new)
 }

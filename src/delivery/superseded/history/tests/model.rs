@@ -264,13 +264,13 @@ impl Model {
         );
     }
 
-    /// Whether the order was called off after a webhook, or by it, and before another one.
+    /// Whether an order that had been announced was called off after a webhook, or by it, and before another one.
     fn is_called_off_between(&self, webhook: u8, later: u8) -> bool {
-        let calls_off = |kind: &Kind| matches!(kind, Kind::News(status) if status.is_called_off());
-        webhook < later
-            && self.webhooks[usize::from(webhook)..usize::from(later)]
-                .iter()
-                .any(calls_off)
+        let calls_off = |at: &usize| matches!(self.webhooks[*at], Kind::News(status) if status.is_called_off());
+        let was_announced = |at: usize| self.webhooks[..at].iter().any(|kind| matches!(kind, Kind::Order(..)));
+        (usize::from(webhook)..usize::from(later))
+            .filter(calls_off)
+            .any(was_announced)
     }
 
     /// The backend gets no status after a later one that it has or may have, or after the cancellation ended.
