@@ -412,9 +412,14 @@ impl<'t> Loader<'t> {
             .chain(&file.events.r#type)
             .flat_map(|Sources(sources)| sources)
             .chain(of_events);
+        let is_fetched = matches!(file.webhook.document, Some(Document::Fetched(..)));
         let mut faults = Vec::new();
         for source in at_intake {
             match source {
+                // The intake would read the webhook there, and the later stages the document: two ids of one order.
+                Source::Here(pointer) | Source::Document(pointer) if is_fetched => faults.push(format!(
+                    "{source}: the webhook is read before the document is fetched; expected \"body:{pointer}\", which is in the webhook"
+                )),
                 Source::Path(name) if !known.contains(&name.as_str()) => {
                     faults.push(format!("{source}: no path of webhook.paths has a part {{{name}}}"))
                 }

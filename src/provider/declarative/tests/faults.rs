@@ -45,6 +45,14 @@ fn faults_of_the_whole_file_have_their_lines() {
             "expected the tables [outbound]",
         ),
         (
+            whole(
+                "[webhook]\norder_id = \"/id\"\ndocument = { fetched = [\"order_created\"] }\n",
+                EVENTS,
+            ),
+            11,
+            "expected \"body:/id\"",
+        ),
+        (
             whole(WEBHOOK, "[events]\ntype = \"/t\"\nother = \"ignored\"\n"),
             12,
             "expected absent",
