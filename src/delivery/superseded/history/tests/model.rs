@@ -260,7 +260,7 @@ impl Model {
         let created_by = self.created_by.expect("the backend has the order");
         assert!(
             !self.is_called_off_between(webhook, created_by),
-            "{webhook} is told of the order that {created_by} created after a cancellation"
+            "{webhook} changes the order that {created_by} created after a cancellation"
         );
     }
 
@@ -285,7 +285,11 @@ impl Model {
         let is_in_order = self
             .status
             .is_none_or(|(by, _)| by <= webhook || is_perhaps(by) || !is_news);
-        assert!(is_in_order, "{status:?} of {webhook} is told after {:?}", self.status);
+        assert!(
+            is_in_order,
+            "{status:?} of {webhook} reaches the backend after {:?}",
+            self.status
+        );
         for other in &self.bodies {
             let Kind::News(later) = self.webhooks[usize::from(other.webhook)] else {
                 continue;
@@ -294,7 +298,7 @@ impl Model {
             let is_allowed = other.webhook <= webhook || !is_known;
             assert!(
                 is_allowed,
-                "{status:?} of {webhook} is told after {later:?} of {}",
+                "{status:?} of {webhook} reaches the backend after {later:?} of {}",
                 other.webhook
             );
         }
@@ -303,7 +307,7 @@ impl Model {
 
     fn take(&mut self, turn: Turn, answers: [Answer; 2]) {
         let (body, at) = match turn {
-            // An amendment that comes before its order is told after it.
+            // An amendment that comes before its order is sent after it.
             Turn::New(Kind::Lines(_) | Kind::Refund(_))
                 if !self.webhooks.iter().any(|kind| matches!(kind, Kind::Order(..))) =>
             {
