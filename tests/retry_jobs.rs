@@ -281,7 +281,7 @@ async fn retried_by_filter(of_each: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_cause_is_retried_as_a_job() {
-    retried_by_filter(60).await;
+    retried_by_filter(24).await;
 }
 
 mod long {
