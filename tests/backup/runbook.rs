@@ -95,4 +95,19 @@ async fn the_runbook() {
     })
     .await;
     shell.runs(verify, 0).await;
+
+    hub.terminate().await;
+    let [keep, restore, verify] = steps("Both come back from yesterday")[..] else {
+        panic!("other steps")
+    };
+    shell.runs(keep, 0).await;
+    shell.runs(restore, 0).await;
+    world.log = Log::open(&world.nats).await;
+    let rows = world.database.rows("SELECT external_order_id FROM hub.orders").await;
+    assert_eq!(rows.unwrap().len(), 3, "the orders of the backup");
+    let hub = world.hub().await;
+    world.post_orders(&hub, ids("later", 2)).await;
+    world.hand_out_again().await;
+    world.log_and_tables_end(Ends::forwarded(5)).await;
+    shell.runs(verify, 0).await;
 }
