@@ -12,6 +12,7 @@ use webhook_hub::{
     event::{Envelope, EventId, EventType, Recorded, RequestFacts},
     projection::{
         batch::{self, To},
+        decoded::Event,
         fill,
         providers::Providers,
         writer::{self, Holder},
@@ -99,7 +100,8 @@ impl Tables {
                 position: last.sequence,
                 log: None,
             };
-            batch::apply(&mut connection, &holder, batch, to, &self.providers)
+            let batch: Vec<_> = batch.iter().cloned().map(Event::new).collect();
+            batch::apply(&mut connection, &holder, &batch, to, &self.providers)
                 .await
                 .unwrap();
             from = end;
@@ -208,25 +210,42 @@ pub(crate) fn noon() -> DateTime<Utc> {
 
 /// What the events of a log belong to: webhooks about two orders in two branches, and a request of the backend.
 fn roots() -> Vec<Envelope> {
+    roots_of("CR")
+}
+
+/// The same, with other numbers for other words.
+fn roots_of(numbers: &str) -> Vec<Envelope> {
+    let (one, two) = (format!("{numbers}-1"), format!("{numbers}-2"));
     let root = |name: &str, order: &str, webhook_type: &str| Envelope {
         request_id: format!("request-{name}"),
-        ..Recorded::sample("careem", order, webhook_type, name.as_bytes(), noon()).envelope
+        ..Recorded::sample(
+            "careem",
+            order,
+            webhook_type,
+            format!("{name}{order}").as_bytes(),
+            noon(),
+        )
+        .envelope
     };
     vec![
-        root("created", "CR-1", "order_created"),
-        root("created again", "CR-1", "order_created"),
-        root("cancelled", "CR-1", "order_cancelled"),
-        root("changed", "CR-1", "order_updated"),
-        root("other", "CR-2", "order_created"),
-        root("request", "CR-1", "status_request"),
+        root("created", &one, "order_created"),
+        root("created again", &one, "order_created"),
+        root("cancelled", &one, "order_cancelled"),
+        root("changed", &one, "order_updated"),
+        root("other", &two, "order_created"),
+        root("request", &one, "status_request"),
     ]
 }
 
 /// Events in any order, also such as no hub would write: what the tables make of them must not depend on where they are cut.
 fn made_up_log(random: &mut Random) -> Vec<Recorded> {
-    let roots = roots();
+    made_up_log_of(random, &roots(), EVENTS)
+}
+
+/// The same about these roots.
+fn made_up_log_of(random: &mut Random, roots: &[Envelope], events: usize) -> Vec<Recorded> {
     let pick = |random: &mut Random, words: &[&str]| words[random.below(words.len())].to_owned();
-    (1..=EVENTS as u64)
+    (1..=events as u64)
         .map(|sequence| {
             let root = &roots[random.below(roots.len())];
             let of_backend = root.webhook_type == "status_request";
@@ -427,6 +446,91 @@ async fn an_error_whose_id_was_used_on_a_lost_log_has_a_row_of_its_own() {
         tables.apply_again(events).await;
         assert_eq!(rows().await, both);
     }
+}
+
+/// A batch with many new rows adds them in another way than one with few. Either way each column says the same, whatever text it is given.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_rows_at_once_are_the_same_rows() {
+    /// Text with everything that means something to PostgreSQL in one of its formats.
+    const ODD: &str = "a\tb\nc\rd\\e\\N \\. '\"{},\u{1}é🌮";
+    let tables = Tables::new().await;
+    let mut random = Random::new();
+    let roots: Vec<_> = (0..40)
+        .flat_map(|number| roots_of(&format!("{ODD}{number}")))
+        .map(|root| Envelope {
+            webhook_type: root.webhook_type.clone(),
+            request: root.request.clone().map(|request| RequestFacts {
+                path: format!("/{ODD}"),
+                signature: Some(ODD.to_owned()),
+                ..request
+            }),
+            ..root
+        })
+        .collect();
+    let mut events = made_up_log_of(&mut random, &roots, 1200);
+    for event in &mut events {
+        let json = |text: &str| serde_json::to_string(text).unwrap().trim_matches('"').to_owned();
+        let text = String::from_utf8(event.payload.to_vec()).unwrap();
+        // The backend knows each order by another id.
+        let text = text.replace("\"order-", &format!("\"{}-", json(&event.envelope.external_order_id)));
+        event.payload = Bytes::from(text.replace("-1\"", &format!("{}-1\"", json(ODD))));
+    }
+    let shared: Vec<_> = events.iter().cloned().map(Arc::new).collect();
+    let rows = async || {
+        let mut all = Vec::new();
+        for table in [
+            "webhook_logs",
+            "delivery_error_logs",
+            "provider_order_logs",
+            "hub.orders",
+        ] {
+            let rows = format!("SELECT t::text AS whole FROM {table} t ORDER BY 1");
+            let rows = tables.database.rows(&rows).await.unwrap();
+            assert!(rows.len() > 30, "{table}: {}", rows.len());
+            all.push((table, rows));
+        }
+        all
+    };
+    let few_at_a_time: Vec<usize> = (1..events.len()).filter(|at| at % 7 == 0).collect();
+    tables.fill(&events, &few_at_a_time).await;
+    let inserted = rows().await;
+    for ends in [vec![], vec![events.len() / 2]] {
+        tables.fill(&events, &ends).await;
+        let differ = disagreement(&tables.database, &shared).await.unwrap();
+        assert!(differ.is_empty(), "{differ:#?}\nof the log {:#?}", shown(&events));
+        assert_eq!(rows().await, inserted);
+    }
+}
+
+/// A row that others write while a batch is applied stays as it is, also among many.
+#[tokio::test(flavor = "multi_thread")]
+async fn others_write_a_row_among_many_new_ones() {
+    let tables = Tables::new().await;
+    let others = "
+        CREATE FUNCTION first() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.external_order_id = 'CR-7' AND NEW.endpoint <> '/others' THEN
+                INSERT INTO webhook_logs SELECT (jsonb_populate_record(NEW, '{\"endpoint\": \"/others\"}')).*;
+            END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER first BEFORE INSERT ON webhook_logs FOR EACH ROW EXECUTE FUNCTION first();";
+    tables.database.run(others).await.unwrap();
+    let events: Vec<_> = (1..=40)
+        .map(|number| {
+            let (order, body) = (format!("CR-{number}"), format!("{{\"n\":{number}}}"));
+            let sample = Recorded::sample("careem", &order, "order_created", body.as_bytes(), noon());
+            Recorded {
+                sequence: number,
+                ..sample
+            }
+        })
+        .collect();
+    tables.fill(&events, &[]).await;
+    let rows = "SELECT count(*) AS rows, count(*) FILTER (WHERE endpoint = '/others') AS of_others FROM webhook_logs";
+    assert_eq!(
+        tables.database.rows(rows).await.unwrap(),
+        [json!({ "rows": 40, "of_others": 1 })]
+    );
 }
 
 mod long {

@@ -8,6 +8,7 @@
 use std::{
     fmt,
     ops::Deref,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -15,7 +16,9 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use deadpool_postgres::{ClientWrapper, Object};
+use futures_util::SinkExt as _;
 use tokio_postgres::{CancelToken, Row, SimpleQueryMessage, Statement, types::ToSql};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -30,6 +33,8 @@ use super::{
 const GRACE: Duration = Duration::from_secs(2);
 /// Longest time that asking for a cancellation takes, which is a connection of its own.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of one message of a `COPY`: PostgreSQL reads one while the next one is on its way.
+const COPY_PART: usize = 64 * 1024;
 
 /// Parameters of a statement.
 type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
@@ -109,6 +114,8 @@ pub struct Connection {
     client: PooledOrOwn,
     watch: DeadlineGuard,
     names: Arc<Names>,
+    /// Whether rows may be copied into the tables.
+    may_copy: bool,
 }
 
 enum PooledOrOwn {
@@ -142,13 +149,23 @@ impl Connection {
     pub(super) fn pooled(object: Object, tls: MakeRustlsConnect, names: Arc<Names>) -> Self {
         let watch = DeadlineGuard::of(&object, tls);
         let client = PooledOrOwn::Pooled(Some(object));
-        Self { client, watch, names }
+        Self {
+            client,
+            watch,
+            names,
+            may_copy: true,
+        }
     }
 
     pub(super) fn own(client: ClientWrapper, tls: MakeRustlsConnect, names: Arc<Names>) -> Self {
         let watch = DeadlineGuard::of(&client, tls);
         let client = PooledOrOwn::Own(client);
-        Self { client, watch, names }
+        Self {
+            client,
+            watch,
+            names,
+            may_copy: true,
+        }
     }
 
     /// The same connection for statements about whole tables: each may take so long, and PostgreSQL plans them as it thinks best.
@@ -176,6 +193,16 @@ impl Connection {
     /// The names of the installation.
     pub fn names(&self) -> &Names {
         &self.names
+    }
+
+    /// Whether rows may be copied into the tables by this connection.
+    pub const fn may_copy(&self) -> bool {
+        self.may_copy
+    }
+
+    /// Notes that PostgreSQL takes no copied rows for one of the tables.
+    pub const fn copy_no_more(&mut self) {
+        self.may_copy = false;
     }
 
     /// Waits for a statement, until the connection's time limit.
@@ -329,6 +356,24 @@ impl Transaction<'_> {
         self.watch
             .within(self.watch.limit, self.inner.execute(&statement, with))
             .await
+    }
+
+    /// Runs a `COPY … FROM STDIN`, which is prepared once for each connection, with this text.
+    ///
+    /// # Errors
+    /// If PostgreSQL refuses or does not answer.
+    pub async fn copy_in(&self, sql: &str, mut text: Bytes) -> Result<(), Error> {
+        let statement = self.prepared(sql).await?;
+        let copied = async {
+            let mut sink = pin!(self.inner.copy_in(&statement).await?);
+            while !text.is_empty() {
+                let part = text.split_to(text.len().min(COPY_PART));
+                sink.send(part).await?;
+            }
+            sink.finish().await
+        };
+        self.watch.within(self.watch.limit, copied).await?;
+        Ok(())
     }
 
     /// Runs statements without parameters.

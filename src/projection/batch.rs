@@ -1,12 +1,11 @@
 //! Applies events: all projections and the position in one transaction.
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use super::{
     ALL, Projection,
+    copy::Adding,
     decoded::Event,
     era::CursorLog,
     providers::Providers,
@@ -16,9 +15,8 @@ use super::{
 };
 use crate::{
     database::{self, Connection, Transaction, query},
-    event::{EventType, Recorded},
+    event::EventType,
     fault_injection,
-    json::surrogates::with_whole_surrogates,
     telemetry::panics::{self, Panicked},
 };
 
@@ -42,7 +40,7 @@ pub struct To<'a> {
 
 /// Events that are applied together, as projections get them.
 pub(crate) struct Batch<'a> {
-    all: Vec<Event<'a>>,
+    all: Vec<&'a Event>,
     /// How many of them are in the rows of the current projection.
     known: usize,
     /// What was known of each event's webhook before it; empty until the webhooks had their turn.
@@ -51,32 +49,61 @@ pub(crate) struct Batch<'a> {
     pub(super) providers: &'a Providers,
     /// How the events come.
     pub(super) order: EventOrder,
+    /// How new rows are added.
+    pub(super) adding: Adding,
+    /// Whether a row says what was written: the table is not used by others, and has no triggers.
+    pub(super) rows_are_as_written: bool,
+}
+
+/// Where a batch's events come from, and how they are written.
+#[derive(Clone, Copy)]
+struct Manner<'a> {
+    providers: &'a Providers,
+    order: EventOrder,
+    adding: Adding,
+    rows_are_as_written: bool,
+}
+
+impl<'a> Manner<'a> {
+    /// Of one event.
+    fn alone(providers: &'a Providers, order: EventOrder) -> Self {
+        Self {
+            providers,
+            order,
+            adding: Adding::Insert,
+            rows_are_as_written: false,
+        }
+    }
 }
 
 impl<'a> Batch<'a> {
-    fn of(events: &'a [Recorded], providers: &'a Providers, order: EventOrder) -> Self {
+    fn of(events: &'a [Event], manner: Manner<'a>) -> Self {
         Self {
             // What operators do has no rows.
             all: events
                 .iter()
                 .filter(|event| !event.envelope.event_type.is_of_operator())
-                .map(Event::of)
                 .collect(),
             known: 0,
             standings: Vec::new(),
-            providers,
-            order,
+            providers: manner.providers,
+            order: manner.order,
+            adding: manner.adding,
+            rows_are_as_written: manner.rows_are_as_written,
         }
     }
 
     /// The events, in the log's order.
-    pub(super) fn events(&self) -> &[Event<'a>] {
+    pub(super) fn events(&self) -> &[&'a Event] {
         &self.all[self.known..]
     }
 
     /// The events with what was known of their webhooks.
-    pub(super) fn with_standings(&self) -> impl Iterator<Item = (&Event<'a>, WebhookKnowledge)> {
-        self.events().iter().zip(self.standings[self.known..].iter().copied())
+    pub(super) fn with_standings(&self) -> impl Iterator<Item = (&'a Event, WebhookKnowledge)> {
+        self.events()
+            .iter()
+            .copied()
+            .zip(self.standings[self.known..].iter().copied())
     }
 }
 
@@ -113,7 +140,7 @@ pub(super) enum Written<'a> {
 pub async fn apply(
     connection: &mut Connection,
     holder: &Holder,
-    events: &[Recorded],
+    events: &[Event],
     to: To<'_>,
     providers: &Providers,
 ) -> anyhow::Result<u64> {
@@ -129,11 +156,30 @@ pub async fn apply(
 pub(super) fn apply_to<'a>(
     connection: &'a mut Connection,
     target: BatchTarget<'a>,
-    events: &'a [Recorded],
+    events: &'a [Event],
     to: To<'a>,
 ) -> BoxFuture<'a, anyhow::Result<u64>> {
+    apply_by(connection, target, events, to, Adding::Copy)
+}
+
+/// Applies events; new rows that cannot be copied are inserted.
+fn apply_by<'a>(
+    connection: &'a mut Connection,
+    target: BatchTarget<'a>,
+    events: &'a [Event],
+    to: To<'a>,
+    adding: Adding,
+) -> BoxFuture<'a, anyhow::Result<u64>> {
     Box::pin(async move {
-        let error = match transact(connection, target, events, to).await {
+        let adding = if connection.may_copy() { adding } else { Adding::Insert };
+        let error = match transact(connection, target, events, to, adding).await {
+            Err(error) if adding == Adding::Copy && is_events_fault(&error) && !error.is::<Panicked>() => {
+                return apply_by(connection, target, events, to, Adding::Insert).await;
+            }
+            Err(error) if adding == Adding::Copy && is_about_copy(&error) => {
+                connection.copy_no_more();
+                return apply_by(connection, target, events, to, Adding::Insert).await;
+            }
             Err(error) if is_events_fault(&error) => error,
             other => return other,
         };
@@ -146,8 +192,8 @@ pub(super) fn apply_to<'a>(
                     position: first.last().map_or(to.position, |event| event.sequence),
                     log: None,
                 };
-                apply_to(connection, target, first, middle).await?;
-                apply_to(connection, target, second, to).await
+                apply_by(connection, target, first, middle, adding).await?;
+                apply_by(connection, target, second, to, adding).await
             }
         }
     })
@@ -157,7 +203,7 @@ pub(super) fn apply_to<'a>(
 async fn apply_alone(
     connection: &mut Connection,
     target: BatchTarget<'_>,
-    event: &Recorded,
+    event: &Event,
     to: To<'_>,
     error: anyhow::Error,
 ) -> anyhow::Result<u64> {
@@ -175,9 +221,10 @@ async fn apply_alone(
     tracing::error!(sequence, event = %event_type, error, "the tables cannot keep this event as it is");
     metrics::counter!("projection_unstorable_total").increment(1);
     if event_type == EventType::WebhookReceived {
-        let mut stand_in = event.clone();
+        let mut stand_in = event.recorded().clone();
         stand_in.payload = Bytes::from_static(UNSTORABLE);
-        match transact(connection, target, &[stand_in], to).await {
+        let stand_in = Event::new(stand_in);
+        match transact(connection, target, &[stand_in], to, Adding::Insert).await {
             Err(error) if is_events_fault(&error) => {}
             other => return other,
         }
@@ -232,7 +279,7 @@ pub(super) struct Skipped<'a> {
     /// Why it has none.
     pub(super) reason: &'a str,
     /// The event for the hub's own projections, where this version can read it.
-    pub(super) event: Option<(&'a Recorded, &'a Providers)>,
+    pub(super) event: Option<(&'a Event, &'a Providers)>,
 }
 
 /// Notes an event that the platform's tables do not take, applies it to the hub's own projections, and moves the position past it.
@@ -270,13 +317,13 @@ pub(super) async fn skip(
 /// Applies an event to a projection; where that cannot take it either, the transaction goes on without.
 async fn write_if_it_can(
     transaction: &Transaction<'_>,
-    event: &Recorded,
+    event: &Event,
     providers: &Providers,
     projection: (&'static dyn Projection, u64),
 ) -> anyhow::Result<()> {
     transaction.batch_execute("SAVEPOINT own").await?;
-    let (events, sources) = (std::slice::from_ref(event), (providers, EventOrder::Logs));
-    let written = panics::catch("projection", write(transaction, events, sources, &[projection])).await;
+    let (events, manner) = (std::slice::from_ref(event), Manner::alone(providers, EventOrder::Logs));
+    let written = panics::catch("projection", write(transaction, events, manner, &[projection])).await;
     match written.map_err(anyhow::Error::from).flatten() {
         Ok(()) => {}
         Err(error) if is_events_fault(&error) => {
@@ -300,7 +347,7 @@ async fn write_if_it_can(
 pub(super) async fn apply_skipped(
     connection: &mut Connection,
     holder: &Holder,
-    event: &Recorded,
+    event: &Event,
     providers: &Providers,
 ) -> anyhow::Result<bool> {
     let events = std::slice::from_ref(event);
@@ -315,7 +362,7 @@ pub(super) async fn apply_skipped(
                 due.push((projection, 0));
             }
         }
-        write(&transaction, events, (providers, EventOrder::Late), &due).await?;
+        write(&transaction, events, Manner::alone(providers, EventOrder::Late), &due).await?;
         let sequence = i64::try_from(event.sequence)?;
         transaction.execute(query::UNSKIP_EVENT, &[&sequence]).await?;
         transaction.commit().await?;
@@ -331,10 +378,16 @@ pub(super) async fn apply_skipped(
 async fn transact(
     connection: &mut Connection,
     target: BatchTarget<'_>,
-    events: &[Recorded],
+    events: &[Event],
     to: To<'_>,
+    adding: Adding,
 ) -> anyhow::Result<u64> {
-    let sources = (target.providers, EventOrder::Logs);
+    let manner = Manner {
+        providers: target.providers,
+        order: EventOrder::Logs,
+        adding,
+        rows_are_as_written: matches!(target.tables, Written::Beside(_)),
+    };
     let applied = panics::catch("projection", async {
         let transaction = connection.transaction().await?;
         let end = match target.tables {
@@ -344,7 +397,7 @@ async fn transact(
                 if end <= position {
                     return Ok(position);
                 }
-                write(&transaction, between(events, position, end), sources, &locked.current()).await?;
+                write(&transaction, between(events, position, end), manner, &locked.current()).await?;
                 writer::move_to(&transaction, &locked, end, to.log).await?;
                 end
             }
@@ -359,7 +412,7 @@ async fn transact(
                 write(
                     &transaction,
                     between(events, position, end),
-                    sources,
+                    manner,
                     &[(only, position)],
                 )
                 .await?;
@@ -372,7 +425,7 @@ async fn transact(
                     return Ok(position);
                 }
                 let due = beside.due(position);
-                write(&transaction, between(events, position, end), sources, &due).await?;
+                write(&transaction, between(events, position, end), manner, &due).await?;
                 beside.move_to(&transaction, end).await?;
                 end
             }
@@ -384,7 +437,7 @@ async fn transact(
 }
 
 /// Those of the events that stand behind a place on the log, up to another one.
-fn between(events: &[Recorded], after: u64, up_to: u64) -> &[Recorded] {
+fn between(events: &[Event], after: u64, up_to: u64) -> &[Event] {
     let count_up_to = |sequence: u64| events.partition_point(|event| event.sequence <= sequence);
     &events[count_up_to(after)..count_up_to(up_to)]
 }
@@ -392,8 +445,8 @@ fn between(events: &[Recorded], after: u64, up_to: u64) -> &[Recorded] {
 /// Applies the events to projections, to each those behind its position: it reads what it knows, and writes the result.
 async fn write(
     transaction: &Transaction<'_>,
-    events: &[Recorded],
-    (providers, order): (&Providers, EventOrder),
+    events: &[Event],
+    manner: Manner<'_>,
     projections: &[(&'static dyn Projection, u64)],
 ) -> anyhow::Result<()> {
     if events.is_empty() {
@@ -402,7 +455,7 @@ async fn write(
     for event in events {
         fault_injection::panic_at("projection", &event.envelope.external_order_id);
     }
-    let mut batch = Batch::of(events, providers, order);
+    let mut batch = Batch::of(events, manner);
     for (projection, position) in projections {
         batch.known = batch.all.partition_point(|event| event.sequence <= *position);
         if !batch.events().is_empty() {
@@ -419,54 +472,16 @@ fn is_events_fault(error: &anyhow::Error) -> bool {
     error.is::<Panicked>() || code.is_some_and(rules::refuses_the_row)
 }
 
+/// Whether PostgreSQL may have refused a statement because it copies: a table with policies for rows or a view takes rows by `INSERT`
+/// alone.
+fn is_about_copy(error: &anyhow::Error) -> bool {
+    let code = error.downcast_ref::<database::Error>().and_then(database::Error::code);
+    matches!(code, Some("0A000" | "42809"))
+}
+
 /// Whether a time limit ended a statement.
 pub(super) fn is_time_limit(error: &anyhow::Error) -> bool {
     error
         .downcast_ref::<database::Error>()
         .is_some_and(database::Error::is_time_limit)
-}
-
-/// JSON text that jsonb takes: what it does not know, the escape `\u0000` and half of a surrogate pair, becomes U+FFFD, the
-/// latter as it does for the backend.
-pub(super) fn storable_json(payload: &[u8]) -> Cow<'_, str> {
-    const NUL: &str = "\\u0000";
-    let text = match String::from_utf8_lossy(payload) {
-        Cow::Borrowed(text) => with_whole_surrogates(text),
-        Cow::Owned(text) => Cow::Owned(with_whole_surrogates(&text).into_owned()),
-    };
-    if !text.contains(NUL) {
-        return text;
-    }
-    let (mut kept, mut rest) = (String::with_capacity(text.len()), &*text);
-    while let Some(at) = rest.find(NUL) {
-        let (before, after) = rest.split_at(at);
-        kept.push_str(before);
-        // After an odd number of backslashes this one is itself escaped, and "u0000" is plain text.
-        let backslashes = before.bytes().rev().take_while(|byte| *byte == b'\\').count();
-        kept.push_str(if backslashes % 2 == 0 { "\\ufffd" } else { NUL });
-        rest = &after[NUL.len()..];
-    }
-    kept.push_str(rest);
-    Cow::Owned(kept)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_escape_itself_is_replaced() {
-        for (given, kept) in [
-            (r#"{"a":"b"}"#, r#"{"a":"b"}"#),
-            (r#"{"a":"x\u0000y"}"#, r#"{"a":"x\ufffdy"}"#),
-            (r#"{"a":"\\u0000"}"#, r#"{"a":"\\u0000"}"#),
-            (r#"{"a":"\\\u0000\u0000"}"#, r#"{"a":"\\\ufffd\ufffd"}"#),
-            (
-                r#"{"a":"\ud83c x \\ud83c \ud83c\udf2f\u0000"}"#,
-                r#"{"a":"\ufffd x \\ud83c \ud83c\udf2f\ufffd"}"#,
-            ),
-        ] {
-            assert_eq!(storable_json(given.as_bytes()), kept);
-        }
-    }
 }

@@ -1,6 +1,6 @@
 //! The events of a batch with their payloads, each decoded once for all projections.
 
-use std::ops::Deref;
+use std::{ops::Deref, panic::AssertUnwindSafe, sync::OnceLock};
 
 use serde::de::DeserializeOwned;
 
@@ -10,18 +10,21 @@ use crate::{
         outcome::{DeadLettered, ForwardFailed, Forwarded, Ignored, Rejected},
         push::PushFailed,
     },
+    journal::read::Entry,
     order::body::{self, Facts},
 };
 
 /// An event and what its payload says.
-pub(super) struct Event<'a> {
+#[derive(Debug)]
+pub struct Event {
     /// The event as it is on the log.
-    pub(super) recorded: &'a Recorded,
-    /// Its payload.
-    pub(super) decoded: DecodedPayload,
+    recorded: Recorded,
+    /// Its payload, once it is wanted.
+    decoded: OnceLock<DecodedPayload>,
 }
 
 /// A payload, as far as a projection reads it.
+#[derive(Debug)]
 pub(super) enum DecodedPayload {
     /// No projection reads the payload of its type, or this version cannot read it.
     Nothing,
@@ -41,21 +44,90 @@ pub(super) enum DecodedPayload {
     DeadLettered(DeadLettered),
 }
 
-impl<'a> Event<'a> {
-    /// Reads the payload.
-    pub(super) fn of(recorded: &'a Recorded) -> Self {
+impl Event {
+    /// Its payload is read when it is wanted.
+    pub const fn new(recorded: Recorded) -> Self {
         Self {
             recorded,
-            decoded: DecodedPayload::of(recorded),
+            decoded: OnceLock::new(),
         }
+    }
+
+    /// The event, with its payload read, for code that reads ahead of the transaction that wants it. If that panics, it does so again in the
+    /// transaction, which then finds the event that it is.
+    pub(super) fn read(recorded: Recorded) -> Self {
+        let event = Self::new(recorded);
+        let _ = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            event.decoded();
+        }));
+        event
+    }
+
+    /// The event as it is on the log.
+    pub(super) const fn recorded(&self) -> &Recorded {
+        &self.recorded
+    }
+
+    /// What its payload says.
+    pub(super) fn decoded(&self) -> &DecodedPayload {
+        self.decoded.get_or_init(|| DecodedPayload::of(&self.recorded))
     }
 }
 
-impl Deref for Event<'_> {
+impl Deref for Event {
     type Target = Recorded;
 
     fn deref(&self) -> &Recorded {
-        self.recorded
+        &self.recorded
+    }
+}
+
+/// A message of the log.
+#[derive(Debug)]
+pub(super) enum LogMessage {
+    /// An event.
+    Event(Event),
+    /// None that this version can read.
+    Unreadable {
+        /// Its place on the log.
+        sequence: u64,
+        /// The part that this version does not know, if a later version wrote it.
+        newer: Option<String>,
+    },
+}
+
+impl LogMessage {
+    /// With a payload that is read later.
+    pub(super) fn of(entry: Entry) -> Self {
+        Self::with(entry, Event::new)
+    }
+
+    /// With its payload read.
+    pub(super) fn read(entry: Entry) -> Self {
+        Self::with(entry, Event::read)
+    }
+
+    fn with(entry: Entry, event: fn(Recorded) -> Event) -> Self {
+        match entry {
+            Entry::Event(recorded) => Self::Event(event(*recorded)),
+            Entry::Unreadable { sequence, newer } => Self::Unreadable { sequence, newer },
+        }
+    }
+
+    /// The event, if it is one.
+    pub(super) fn event(self) -> Option<Event> {
+        match self {
+            Self::Event(event) => Some(event),
+            Self::Unreadable { .. } => None,
+        }
+    }
+
+    /// Its place on the log.
+    pub(super) fn sequence(&self) -> u64 {
+        match self {
+            Self::Event(event) => event.sequence,
+            Self::Unreadable { sequence, .. } => *sequence,
+        }
     }
 }
 

@@ -105,7 +105,7 @@ struct Rows<'a> {
 impl<'a> Rows<'a> {
     fn push(
         &mut self,
-        event: &'a Event<'_>,
+        event: &'a Event,
         provider_id: &'a str,
         standing: WebhookKnowledge,
         (error, attempts, next): Failure<'_>,
@@ -166,8 +166,8 @@ const NOTES: [&str; 4] = [
 type Failure<'e> = (&'e ErrorReport, u32, Option<NaiveDateTime>);
 
 /// The failure that an event reports, if any.
-fn failure<'e>(event: &'e Event<'_>) -> Option<Failure<'e>> {
-    match &event.decoded {
+fn failure<'e>(event: &'e Event) -> Option<Failure<'e>> {
+    match event.decoded() {
         DecodedPayload::Rejected(rejected) => Some((&rejected.error, 0, None)),
         DecodedPayload::DeadLettered(dead) => Some((&dead.error, dead.retries, None)),
         DecodedPayload::ForwardFailed(failed) => {
@@ -223,7 +223,7 @@ struct Errors<'a> {
 
 impl<'a> Errors<'a> {
     /// Applies an event, with what was known of its webhook before.
-    fn apply(&mut self, event: &'a Event<'_>, standing: WebhookKnowledge, providers: &'a Providers) {
+    fn apply(&mut self, event: &'a Event, standing: WebhookKnowledge, providers: &'a Providers) {
         let envelope = &event.envelope;
         let root = envelope.root_id;
         if let Some(note) = rules::overcomes(event) {

@@ -17,18 +17,19 @@ use futures_util::future::BoxFuture;
 
 use super::{
     Projection,
-    batch::{self, BatchTarget, MAX_BYTES, MAX_EVENTS, To, Written},
+    ahead::ReadAhead,
+    batch::{self, BatchTarget, MAX_EVENTS, To, Written},
+    decoded::{Event, LogMessage},
     own,
     providers::Providers,
     writer::{self, Holder},
 };
 use crate::{
     database::{self, Connection, Database, query},
-    event::Recorded,
     fault_injection,
     journal::{
         Journal,
-        read::{BATCH, Entry, LogReader, end},
+        read::{LogReader, end},
     },
 };
 
@@ -177,12 +178,16 @@ impl Filler {
                 end.sequence >= tables,
                 "the log does not reach what the tables have applied"
             );
-            let mut reader = LogReader::from(log, from + 1).up_to(end);
+            let mut ahead = ReadAhead::up_to(tables, LogReader::from(log, from + 1).up_to(end));
             let mut position = from;
-            while position < tables {
-                let (events, read_to) = read(&mut reader, tables).await?;
+            while position < tables
+                && let Some(part) = ahead.next().await?
+            {
+                // Events that this version cannot read are in hub.skipped_events; a version that can read them tries again.
+                let readable = part.messages.into_iter().filter_map(LogMessage::event);
+                let events: Vec<_> = readable.collect();
                 let to = To {
-                    position: read_to,
+                    position: part.read_to,
                     log: None,
                 };
                 position = apply(&mut connection, target, &events, to, limit).await?;
@@ -223,7 +228,7 @@ impl Filler {
 pub(super) async fn apply(
     connection: &mut Connection,
     target: BatchTarget<'_>,
-    events: &[Recorded],
+    events: &[Event],
     to: To<'_>,
     limit: &mut usize,
 ) -> anyhow::Result<u64> {
@@ -259,21 +264,4 @@ pub(super) async fn apply(
             Err(error) => return Err(error),
         }
     }
-}
-
-/// Events of one transaction, and up to where the log was read for them: at most to this sequence.
-async fn read(reader: &mut LogReader, up_to: u64) -> anyhow::Result<(Vec<Recorded>, u64)> {
-    let (mut events, mut bytes, mut last) = (Vec::new(), 0, 0);
-    while last < up_to && events.len() + BATCH <= MAX_EVENTS && bytes < MAX_BYTES {
-        let entries = reader.next_batch().await?;
-        // An empty batch is the end of the log.
-        last = entries.last().map_or(up_to, Entry::sequence);
-        bytes += entries.iter().map(Entry::payload_bytes).sum::<usize>();
-        // Events that this version cannot read are in hub.skipped_events; a version that can read them tries again.
-        events.extend(entries.into_iter().filter_map(|entry| match entry {
-            Entry::Event(event) if event.sequence <= up_to => Some(*event),
-            _ => None,
-        }));
-    }
-    Ok((events, last.min(up_to)))
 }

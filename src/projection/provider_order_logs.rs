@@ -1,15 +1,18 @@
 //! `provider_order_logs`: one row an order that the backend has, with the provider's latest status of it (see
 //! [`super::rules`]).
 
+mod rows;
+
 use std::collections::HashMap;
 
 use chrono::NaiveDateTime;
 use futures_util::future::BoxFuture;
-use tokio_postgres::types::ToSql;
 
+use self::rows::{Changes, NewRows};
 use super::{
     Projection,
     batch::Batch,
+    copy::Adding,
     decoded::{DecodedPayload, Event},
     providers::Providers,
     rules::{self, EventOrder, WebhookKnowledge},
@@ -19,7 +22,7 @@ use super::{
 use crate::{
     database::{Transaction, query},
     event::{
-        Envelope,
+        Envelope, EventId, EventType,
         outcome::{Forwarded, OrderSummary},
     },
     order::status::OrderStatus,
@@ -57,11 +60,11 @@ impl Projection for ProviderOrderLogs {
         batch: &'a mut Batch<'_>,
     ) -> BoxFuture<'a, anyhow::Result<()>> {
         Box::pin(async move {
-            let mut orders = OrderLogs::load(transaction, batch.events(), batch.providers, batch.order).await?;
+            let mut orders = OrderLogs::load(transaction, batch).await?;
             for (event, standing) in batch.with_standings() {
                 orders.apply(event, standing, batch.providers);
             }
-            orders.store(transaction).await
+            orders.store(transaction, batch.adding).await
         })
     }
 }
@@ -123,10 +126,20 @@ impl OrderLog<'_> {
 
 /// The columns that only the event that creates an order has.
 struct New<'a> {
-    event: &'a Event<'a>,
-    /// Whether the webhook has a row.
-    has_webhook: bool,
+    event: &'a Event,
+    raw_data: RawData<'a>,
     order: &'a OrderSummary,
+}
+
+/// Where the order's webhook is.
+#[derive(Clone, Copy)]
+enum RawData<'a> {
+    /// It has no row.
+    Absent,
+    /// Its row has it.
+    InRow,
+    /// Its row is of this batch, and says what this event says.
+    Of(&'a Event),
 }
 
 /// A word of the enum only: another would refuse the whole batch.
@@ -142,26 +155,33 @@ struct OrderLogs<'a> {
     by_external_id: HashMap<(String, String), Vec<usize>>,
     /// The same by provider's id and the backend's order id.
     by_order_id: HashMap<(String, String), usize>,
+    /// The webhooks with a new row that is known to say what they say.
+    webhooks: HashMap<EventId, &'a Event>,
 }
 
 impl<'a> OrderLogs<'a> {
     /// Reads the rows of these events' orders.
-    async fn load(
-        transaction: &Transaction<'_>,
-        events: &[Event<'_>],
-        providers: &Providers,
-        order: EventOrder,
-    ) -> anyhow::Result<OrderLogs<'a>> {
+    async fn load(transaction: &Transaction<'_>, batch: &'a Batch<'_>) -> anyhow::Result<OrderLogs<'a>> {
+        let (events, providers) = (batch.events(), batch.providers);
         let mut orders = Self {
-            order,
+            order: batch.order,
             rows: Vec::new(),
             by_external_id: HashMap::new(),
             by_order_id: HashMap::new(),
+            webhooks: HashMap::new(),
         };
+        if batch.rows_are_as_written {
+            // The first one, if it had no row before.
+            for (event, standing) in batch.with_standings() {
+                if event.envelope.event_type == EventType::WebhookReceived && !standing.is_known {
+                    orders.webhooks.entry(event.envelope.root_id).or_insert(event);
+                }
+            }
+        }
         let (mut provider_ids, mut external_ids) = (Vec::new(), Vec::new());
         let (mut providers_of_orders, mut order_ids) = (Vec::new(), Vec::new());
         for event in events {
-            let DecodedPayload::Forwarded(forwarded) = &event.decoded else {
+            let DecodedPayload::Forwarded(forwarded) = event.decoded() else {
                 continue;
             };
             if let Some(provider_id) = providers.id(&event.envelope.provider) {
@@ -209,10 +229,10 @@ impl<'a> OrderLogs<'a> {
     }
 
     /// Applies an event, with what was known of its webhook before.
-    fn apply(&mut self, event: &'a Event<'a>, standing: WebhookKnowledge, providers: &Providers) {
+    fn apply(&mut self, event: &'a Event, standing: WebhookKnowledge, providers: &Providers) {
         let envelope = &event.envelope;
         let (Some(provider_id), DecodedPayload::Forwarded(forwarded)) =
-            (providers.id(&envelope.provider), &event.decoded)
+            (providers.id(&envelope.provider), event.decoded())
         else {
             return;
         };
@@ -241,15 +261,16 @@ impl<'a> OrderLogs<'a> {
         &mut self,
         provider_id: &str,
         order_id: String,
-        event: &'a Event<'a>,
+        event: &'a Event,
         standing: WebhookKnowledge,
         order: &'a OrderSummary,
     ) {
-        let new = New {
-            event,
-            has_webhook: standing.is_known,
-            order,
+        let raw_data = match self.webhooks.get(&event.envelope.root_id) {
+            _ if !standing.is_known => RawData::Absent,
+            Some(webhook) => RawData::Of(webhook),
+            None => RawData::InRow,
         };
+        let new = New { event, raw_data, order };
         let envelope = &new.event.envelope;
         let at = timestamp(envelope.time);
         self.add(OrderLog {
@@ -283,7 +304,7 @@ impl<'a> OrderLogs<'a> {
 
     /// The same order once more; also if the backend says so of another number, or of another branch's order, which are left
     /// alone.
-    fn announced_again(&mut self, place: usize, event: &Event<'_>, standing: WebhookKnowledge, order: &OrderSummary) {
+    fn announced_again(&mut self, place: usize, event: &Event, standing: WebhookKnowledge, order: &OrderSummary) {
         let (comes, row) = (self.order, &mut self.rows[place]);
         let envelope = &event.envelope;
         let is_same = row.external_order_id == envelope.external_order_id
@@ -294,7 +315,7 @@ impl<'a> OrderLogs<'a> {
         }
     }
 
-    fn change(&mut self, provider_id: &str, event: &Event<'_>, order: &OrderSummary) {
+    fn change(&mut self, provider_id: &str, event: &Event, order: &OrderSummary) {
         let comes = self.order;
         if let Some(row) = self.find(provider_id, &event.envelope, &order.branch_id) {
             row.change(comes, timestamp(event.envelope.time), order);
@@ -302,144 +323,26 @@ impl<'a> OrderLogs<'a> {
     }
 
     /// Writes what the batch made of them.
-    async fn store(self, transaction: &Transaction<'_>) -> anyhow::Result<()> {
-        let (mut new, mut changed) = (NewRows::default(), Changes::default());
+    async fn store(self, transaction: &Transaction<'_>, adding: Adding) -> anyhow::Result<()> {
+        let is_copied = adding.copies(self.rows.iter().filter(|row| row.new.is_some()).count());
+        let (mut copied, mut inserted, mut changed) = (NewRows::default(), NewRows::default(), Changes::default());
         for row in self.rows {
             match (row.new, row.news) {
-                (Some(made), news) => new.push(row.id, row.order_id, row.provider_id, made, news),
+                (Some(made), news) => {
+                    let can_be_copied = !matches!(made.raw_data, RawData::InRow);
+                    let new = if is_copied && can_be_copied {
+                        &mut copied
+                    } else {
+                        &mut inserted
+                    };
+                    new.push(row.id, row.order_id, row.provider_id, made, news);
+                }
                 (None, Some(news)) => changed.push(row.id, news),
                 (None, None) => {}
             }
         }
-        new.store(transaction).await?;
+        copied.copy(transaction).await?;
+        inserted.insert(transaction).await?;
         changed.store(transaction).await
-    }
-}
-
-/// The columns of news, as arrays.
-#[derive(Default)]
-struct Changes {
-    id: Vec<String>,
-    provider_status: Vec<Option<String>>,
-    mapped_status: Vec<Option<&'static str>>,
-    actual_delivery: Vec<Option<NaiveDateTime>>,
-    captain_name: Vec<Option<String>>,
-    captain_phone: Vec<Option<String>>,
-    captain_id: Vec<Option<String>>,
-    updated_at: Vec<NaiveDateTime>,
-}
-
-impl Changes {
-    fn push(&mut self, id: String, news: OrderNews) {
-        self.id.push(id);
-        self.provider_status.push(news.provider_status);
-        self.mapped_status.push(news.mapped_status.map(OrderStatus::as_str));
-        self.actual_delivery.push(news.actual_delivery);
-        self.captain_name.push(news.captain_name);
-        self.captain_phone.push(news.captain_phone);
-        self.captain_id.push(news.captain_id);
-        self.updated_at.push(news.updated_at);
-    }
-
-    async fn store(&self, transaction: &Transaction<'_>) -> anyhow::Result<()> {
-        if self.id.is_empty() {
-            return Ok(());
-        }
-        let columns: [&(dyn ToSql + Sync); 8] = [
-            &self.id,
-            &self.provider_status,
-            &self.mapped_status,
-            &self.actual_delivery,
-            &self.captain_name,
-            &self.captain_phone,
-            &self.captain_id,
-            &self.updated_at,
-        ];
-        transaction.execute(query::UPDATE_ORDER_LOGS, &columns).await?;
-        Ok(())
-    }
-}
-
-/// The columns of new rows, as arrays; what news can change stands in `state`.
-#[derive(Default)]
-struct NewRows {
-    order_id: Vec<String>,
-    provider_id: Vec<String>,
-    branch_id: Vec<String>,
-    company_id: Vec<String>,
-    external_order_id: Vec<String>,
-    delivery_type: Vec<Option<String>>,
-    delivery_fee: Vec<Option<String>>,
-    service_fee: Vec<Option<String>>,
-    total_amount: Vec<Option<String>>,
-    payment_method: Vec<Option<String>>,
-    is_prepaid: Vec<bool>,
-    root_id: Vec<Option<String>>,
-    created_at: Vec<NaiveDateTime>,
-    state: Changes,
-}
-
-impl NewRows {
-    fn push(&mut self, id: String, order_id: String, provider_id: String, new: New<'_>, news: Option<OrderNews>) {
-        let (order, envelope) = (new.order, &new.event.envelope);
-        let at = timestamp(envelope.time);
-        let mapped_status = mapped(order);
-        let news = news.unwrap_or(OrderNews {
-            updated_at: at,
-            ..OrderNews::default()
-        });
-        let state = OrderNews {
-            provider_status: Some(news.provider_status.unwrap_or_else(|| order.provider_status.clone())),
-            mapped_status: news.mapped_status.or(mapped_status),
-            captain_name: news.captain_name.or_else(|| order.captain_name.clone()),
-            captain_phone: news.captain_phone.or_else(|| order.captain_phone.clone()),
-            captain_id: news.captain_id.or_else(|| order.captain_id.clone()),
-            ..news
-        };
-        self.state.push(id, state);
-        self.order_id.push(order_id);
-        self.provider_id.push(provider_id);
-        self.branch_id.push(order.branch_id.clone());
-        self.company_id.push(order.company_id.clone());
-        self.external_order_id.push(envelope.external_order_id.clone());
-        self.delivery_type.push(order.delivery_type.clone());
-        self.delivery_fee.push(order.delivery_fee.clone());
-        self.service_fee.push(order.service_fee.clone());
-        self.total_amount.push(order.total.clone());
-        self.payment_method.push(order.payment_method.clone());
-        self.is_prepaid.push(order.is_prepaid);
-        self.root_id.push(new.has_webhook.then(|| envelope.root_id.to_string()));
-        self.created_at.push(at);
-    }
-
-    async fn store(&self, transaction: &Transaction<'_>) -> anyhow::Result<()> {
-        if self.order_id.is_empty() {
-            return Ok(());
-        }
-        let columns: [&(dyn ToSql + Sync); 21] = [
-            &self.state.id,
-            &self.order_id,
-            &self.provider_id,
-            &self.branch_id,
-            &self.company_id,
-            &self.external_order_id,
-            &self.delivery_type,
-            &self.state.captain_name,
-            &self.state.captain_phone,
-            &self.state.captain_id,
-            &self.delivery_fee,
-            &self.service_fee,
-            &self.total_amount,
-            &self.payment_method,
-            &self.is_prepaid,
-            &self.state.provider_status,
-            &self.state.mapped_status,
-            &self.state.actual_delivery,
-            &self.root_id,
-            &self.created_at,
-            &self.state.updated_at,
-        ];
-        transaction.execute(query::INSERT_ORDER_LOGS, &columns).await?;
-        Ok(())
     }
 }

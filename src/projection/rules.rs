@@ -46,8 +46,8 @@ impl EventOrder {
 }
 
 /// Whether an event only says that its webhook was there before.
-pub(super) fn is_repeat(event: &Event<'_>) -> bool {
-    matches!(&event.decoded, DecodedPayload::Ignored(ignored) if ignored.reason == DUPLICATE_WEBHOOK)
+pub(super) fn is_repeat(event: &Event) -> bool {
+    matches!(event.decoded(), DecodedPayload::Ignored(ignored) if ignored.reason == DUPLICATE_WEBHOOK)
 }
 
 /// Resolution notes of errors that were overcome.
@@ -56,7 +56,7 @@ pub(super) const NOTHING_LEFT: &str = "nothing was left to do";
 pub(super) const PUSHED_LATER: &str = "the provider has it by a later attempt";
 
 /// The resolution note of a webhook's or request's errors, when an event shows that they were overcome.
-pub(super) fn overcomes(event: &Event<'_>) -> Option<&'static str> {
+pub(super) fn overcomes(event: &Event) -> Option<&'static str> {
     match event.envelope.event_type {
         EventType::OrderForwarded | EventType::MenuSyncReported => Some(FORWARDED_LATER),
         EventType::OrderIgnored if !is_repeat(event) => Some(NOTHING_LEFT),

@@ -101,6 +101,13 @@ impl Table {
         list.split(',').map(str::trim).collect()
     }
 
+    /// The statement by which many rows with those columns are added.
+    pub(super) fn copy(&self) -> String {
+        let (_, rest) = self.insert.split_once("INSERT INTO").unwrap_or_default();
+        let (name, _) = rest.split_once('(').unwrap_or_default();
+        format!("COPY {} ({}) FROM STDIN", name.trim(), self.made().join(", "))
+    }
+
     /// Whether a row (`alias`) began before a time, and may so have events that the log does not hold any more. An error began with its
     /// webhook.
     pub(super) fn is_older(&self, names: &Names, alias: &str, than: DateTime<Utc>) -> String {

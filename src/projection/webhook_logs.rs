@@ -3,16 +3,19 @@
 //! The events of a batch that concern one webhook are folded into one row before anything is written, so a batch writes
 //! each row once.
 
+mod rows;
+
 use std::collections::HashMap;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use futures_util::future::BoxFuture;
 use serde_json::json;
-use tokio_postgres::types::ToSql;
 
+use self::rows::{Fates, Requests};
 use super::{
     Projection,
-    batch::{Batch, storable_json},
+    batch::Batch,
+    copy::Adding,
     decoded::{DecodedPayload, Event},
     providers::Providers,
     rules::{self, EventOrder, WebhookKnowledge},
@@ -63,15 +66,12 @@ impl Projection for WebhookLogs {
                 .iter()
                 .map(|event| webhooks.apply(event, batch.providers))
                 .collect();
-            webhooks.store(transaction).await?;
+            webhooks.store(transaction, batch.adding).await?;
             batch.standings = standings;
             Ok(())
         })
     }
 }
-
-/// An array of a statement, one value a row.
-type Column<'a> = &'a (dyn ToSql + Sync);
 
 /// The status of what the backend has.
 const COMPLETED: &str = "completed";
@@ -92,7 +92,7 @@ struct WebhookChange {
 }
 
 impl WebhookChange {
-    fn note(&mut self, event: &Event<'_>) {
+    fn note(&mut self, event: &Event) {
         let envelope = &event.envelope;
         self.updated_at = timestamp(envelope.time);
         if let Some(branch) = &envelope.branch {
@@ -134,7 +134,7 @@ impl WebhookChange {
             | EventType::JobResumed
             | EventType::JobEnded => {}
         }
-        self.note_facts(&event.decoded);
+        self.note_facts(event.decoded());
     }
 
     /// What the payload of an event says.
@@ -170,9 +170,9 @@ impl WebhookChange {
     }
 
     /// It is tried again: how often it was, when next, and why, where the event says so.
-    fn retry(&mut self, event: &Event<'_>) {
+    fn retry(&mut self, event: &Event) {
         self.status = Some("retrying");
-        let (retries, next_attempt_at, error): (u32, Option<DateTime<Utc>>, _) = match &event.decoded {
+        let (retries, next_attempt_at, error): (u32, Option<DateTime<Utc>>, _) = match event.decoded() {
             DecodedPayload::ForwardFailed(failed) => (failed.retries, Some(failed.next_attempt_at), &failed.error),
             DecodedPayload::PushFailed(failed) => (failed.retries, failed.next_attempt_at, &failed.error),
             _ => return,
@@ -188,107 +188,6 @@ impl WebhookChange {
     }
 }
 
-/// The columns of changes to webhooks' rows, as arrays.
-#[derive(Default)]
-struct Fates {
-    status: Vec<Option<&'static str>>,
-    branch_id: Vec<Option<String>>,
-    company_id: Vec<Option<String>>,
-    internal_order_id: Vec<Option<String>>,
-    processed_at: Vec<Option<NaiveDateTime>>,
-    retry_count: Vec<Option<i32>>,
-    next_retry_at: Vec<Option<NaiveDateTime>>,
-    response: Vec<Option<String>>,
-    error_message: Vec<Option<String>>,
-    updated_at: Vec<NaiveDateTime>,
-}
-
-impl Fates {
-    fn push(&mut self, fate: WebhookChange) {
-        self.status.push(fate.status);
-        self.branch_id.push(fate.branch_id);
-        self.company_id.push(fate.company_id);
-        self.internal_order_id.push(fate.internal_order_id);
-        self.processed_at.push(fate.processed_at);
-        self.retry_count.push(fate.retry_count);
-        self.next_retry_at.push(fate.next_retry_at);
-        self.response.push(fate.response);
-        self.error_message.push(fate.error_message);
-        self.updated_at.push(fate.updated_at);
-    }
-
-    /// As both statements take them, after what is theirs alone.
-    fn columns(&self) -> [Column<'_>; 10] {
-        [
-            &self.status,
-            &self.branch_id,
-            &self.company_id,
-            &self.internal_order_id,
-            &self.processed_at,
-            &self.retry_count,
-            &self.next_retry_at,
-            &self.response,
-            &self.error_message,
-            &self.updated_at,
-        ]
-    }
-}
-
-/// The columns of the requests, as arrays.
-#[derive(Default)]
-struct Requests<'a> {
-    id: Vec<String>,
-    provider_id: Vec<&'a str>,
-    webhook_type: Vec<&'a str>,
-    external_order_id: Vec<&'a str>,
-    endpoint: Vec<&'a str>,
-    method: Vec<&'a str>,
-    headers: Vec<String>,
-    payload: Vec<std::borrow::Cow<'a, str>>,
-    signature: Vec<Option<&'a str>>,
-    ip_address: Vec<&'a str>,
-    received_at: Vec<NaiveDateTime>,
-}
-
-impl<'a> Requests<'a> {
-    fn push(&mut self, event: &'a Event<'a>, provider_id: &'a str) {
-        let envelope = &event.envelope;
-        let request = envelope.request.as_ref();
-        self.id.push(envelope.id.to_string());
-        self.provider_id.push(provider_id);
-        self.webhook_type.push(&envelope.webhook_type);
-        self.external_order_id.push(&envelope.external_order_id);
-        self.endpoint.push(request.map_or("", |request| &request.path));
-        self.method.push(request.map_or("POST", |request| &request.method));
-        self.headers.push(request.map_or_else(
-            || "{}".into(),
-            |request| json!(request.headers).to_string().replace("\\u0000", ""),
-        ));
-        self.payload.push(storable_json(&event.payload));
-        self.signature
-            .push(request.and_then(|request| request.signature.as_deref()));
-        self.ip_address
-            .push(request.map_or("", |request| &request.client_address));
-        self.received_at.push(timestamp(envelope.time));
-    }
-
-    fn columns(&self) -> [Column<'_>; 11] {
-        [
-            &self.id,
-            &self.provider_id,
-            &self.webhook_type,
-            &self.external_order_id,
-            &self.endpoint,
-            &self.method,
-            &self.headers,
-            &self.payload,
-            &self.signature,
-            &self.ip_address,
-            &self.received_at,
-        ]
-    }
-}
-
 /// A webhook of a batch.
 #[derive(Default)]
 struct Webhook<'a> {
@@ -296,7 +195,7 @@ struct Webhook<'a> {
     /// When its row was last changed by an earlier batch.
     changed_at: Option<NaiveDateTime>,
     /// Its request and the provider's id, where the row is new.
-    request: Option<(&'a Event<'a>, &'a str)>,
+    request: Option<(&'a Event, &'a str)>,
     /// The change by this batch, if any.
     fate: Option<WebhookChange>,
 }
@@ -313,7 +212,7 @@ impl<'a> Webhooks<'a> {
     /// Reads the rows of these events' webhooks.
     async fn load(
         transaction: &Transaction<'_>,
-        events: &'a [Event<'a>],
+        events: &[&'a Event],
         order: EventOrder,
     ) -> anyhow::Result<Webhooks<'a>> {
         let mut by_id: HashMap<EventId, Webhook<'a>> = HashMap::new();
@@ -345,7 +244,7 @@ impl<'a> Webhooks<'a> {
     }
 
     /// Applies an event; what was known of its webhook before.
-    fn apply(&mut self, event: &'a Event<'a>, providers: &'a Providers) -> WebhookKnowledge {
+    fn apply(&mut self, event: &'a Event, providers: &'a Providers) -> WebhookKnowledge {
         let envelope = &event.envelope;
         let Some(webhook) = self.by_id.get_mut(&envelope.root_id) else {
             return WebhookKnowledge::default();
@@ -386,7 +285,7 @@ impl<'a> Webhooks<'a> {
     }
 
     /// Writes what the batch made of them.
-    async fn store(mut self, transaction: &Transaction<'_>) -> anyhow::Result<()> {
+    async fn store(mut self, transaction: &Transaction<'_>, adding: Adding) -> anyhow::Result<()> {
         let (mut new, mut new_fates) = (Requests::default(), Fates::default());
         let (mut changed, mut changed_fates) = (Vec::new(), Fates::default());
         for id in self.touched {
@@ -405,25 +304,7 @@ impl<'a> Webhooks<'a> {
                 }
             }
         }
-        insert(transaction, new, new_fates).await?;
-        update(transaction, changed, changed_fates).await
+        rows::add(transaction, new, new_fates, adding).await?;
+        rows::update(transaction, changed, changed_fates).await
     }
-}
-
-async fn insert(transaction: &Transaction<'_>, new: Requests<'_>, fates: Fates) -> anyhow::Result<()> {
-    if new.id.is_empty() {
-        return Ok(());
-    }
-    let columns = [&new.columns()[..], &fates.columns()].concat();
-    transaction.execute(query::INSERT_WEBHOOK_LOGS, &columns).await?;
-    Ok(())
-}
-
-async fn update(transaction: &Transaction<'_>, ids: Vec<String>, fates: Fates) -> anyhow::Result<()> {
-    if ids.is_empty() {
-        return Ok(());
-    }
-    let columns = [&[&ids as Column<'_>][..], &fates.columns()].concat();
-    transaction.execute(query::UPDATE_WEBHOOK_LOGS, &columns).await?;
-    Ok(())
 }

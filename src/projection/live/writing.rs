@@ -11,16 +11,17 @@ use tokio_util::sync::CancellationToken;
 use super::{ForAnother, Unfit, gather::Gathered};
 use crate::{
     database::{self, Connection},
-    event::Recorded,
     journal::{
         Journal,
         codec::MESSAGE_ID,
         identity::Mark,
         pull,
-        read::{BATCH, Entry, LogReader, end, event_at},
+        read::{LogReader, end, event_at},
     },
     projection::{
-        batch::{self, MAX_BYTES, MAX_EVENTS, Skipped, To},
+        ahead::ReadAhead,
+        batch::{self, MAX_EVENTS, Skipped, To},
+        decoded::{Event, LogMessage},
         era::{self, CursorLog},
         providers::Providers,
         writer::Holder,
@@ -65,7 +66,8 @@ impl TablesWriter<'_> {
             next += u64::from(follows);
             follows
         });
-        self.apply_entries(connection, entries, Some(mark)).await?;
+        let messages = entries.into_iter().map(LogMessage::of).collect();
+        self.apply_messages(connection, messages, Some(mark)).await?;
         if self.position < up_to {
             self.close_gap(connection, up_to).await?;
         }
@@ -86,20 +88,17 @@ impl TablesWriter<'_> {
     }
 
     /// Reads the log from the position to its end: a new or restored database is behind a consumer that has seen it all.
-    /// While one batch is written the next is read.
     pub(super) async fn catch_up(
         &mut self,
         connection: &mut Connection,
         stop: &CancellationToken,
     ) -> anyhow::Result<()> {
         let log = self.journal.connection();
-        let mut reader = LogReader::from(log, self.position + 1).up_to(end(log).await?);
-        let mut entries = read(&mut reader).await?;
-        while !entries.is_empty() && !stop.is_cancelled() {
-            let mark = reader.mark();
-            let (written, following) = tokio::join!(self.apply_entries(connection, entries, mark), read(&mut reader));
-            written?;
-            entries = following?;
+        let reader = LogReader::from(log, self.position + 1).up_to(end(log).await?);
+        let mut ahead = ReadAhead::up_to(u64::MAX, reader);
+        while !stop.is_cancelled() {
+            let Some(part) = ahead.next().await? else { break };
+            self.apply_messages(connection, part.messages, part.mark).await?;
         }
         Ok(())
     }
@@ -117,7 +116,8 @@ impl TablesWriter<'_> {
         while self.position < to {
             let mut entries = reader.next_batch().await?;
             entries.retain(|entry| entry.sequence() <= to);
-            if !self.apply_entries(connection, entries, reader.mark()).await? {
+            let messages = entries.into_iter().map(LogMessage::of).collect();
+            if !self.apply_messages(connection, messages, reader.mark()).await? {
                 anyhow::bail!("the log does not reach what the consumer brought");
             }
         }
@@ -143,23 +143,23 @@ impl TablesWriter<'_> {
 
     /// False if there was nothing: the end of the log. `mark`: of the last of them. Where the log begins behind the position, what is
     /// older than its retention is gone.
-    async fn apply_entries(
+    async fn apply_messages(
         &mut self,
         connection: &mut Connection,
-        entries: Vec<Entry>,
+        messages: Vec<LogMessage>,
         mark: Option<Mark>,
     ) -> anyhow::Result<bool> {
-        let (Some(first), Some(up_to)) = (entries.first(), entries.last().map(Entry::sequence)) else {
+        let (Some(first), Some(up_to)) = (messages.first(), messages.last().map(LogMessage::sequence)) else {
             return Ok(false);
         };
         if first.sequence() > self.position + 1 {
             era::note_gap(connection, self.holder, &self.kept, self.position, first.sequence()).await?;
             self.position = first.sequence() - 1;
         }
-        let mut events = Vec::with_capacity(entries.len());
-        for entry in entries {
-            match entry {
-                Entry::Event(event) if self.lacks_provider(connection, &event).await? => {
+        let mut events = Vec::with_capacity(messages.len());
+        for message in messages {
+            match message {
+                LogMessage::Event(event) if self.lacks_provider(connection, &event).await? => {
                     let sequence = event.sequence;
                     self.apply(connection, &events, sequence - 1, None).await?;
                     events.clear();
@@ -167,8 +167,8 @@ impl TablesWriter<'_> {
                     self.meet(connection, ForAnother { sequence, why }, Some(&event))
                         .await?;
                 }
-                Entry::Event(event) => events.push(*event),
-                Entry::Unreadable {
+                LogMessage::Event(event) => events.push(event),
+                LogMessage::Unreadable {
                     sequence,
                     newer: Some(what),
                 } => {
@@ -178,7 +178,7 @@ impl TablesWriter<'_> {
                     self.meet(connection, ForAnother { sequence, why }, None).await?;
                 }
                 // The stage records an event about this message, and that event is in the tables.
-                Entry::Unreadable { sequence, newer: None } => {
+                LogMessage::Unreadable { sequence, newer: None } => {
                     tracing::warn!(sequence, "a message on the log is not an event; it has no row");
                 }
             }
@@ -189,7 +189,7 @@ impl TablesWriter<'_> {
     }
 
     /// Whether the provider of an event has no row, also after another look: it may have got one since.
-    async fn lacks_provider(&mut self, connection: &Connection, event: &Recorded) -> anyhow::Result<bool> {
+    async fn lacks_provider(&mut self, connection: &Connection, event: &Event) -> anyhow::Result<bool> {
         if event.envelope.event_type.is_of_operator() {
             return Ok(false);
         }
@@ -206,7 +206,7 @@ impl TablesWriter<'_> {
         &mut self,
         connection: &mut Connection,
         met: ForAnother,
-        event: Option<&Recorded>,
+        event: Option<&Event>,
     ) -> anyhow::Result<()> {
         let sequence = met.sequence;
         if sequence <= self.position {
@@ -244,6 +244,7 @@ impl TablesWriter<'_> {
         for row in rows {
             let sequence = u64::try_from(row.try_get::<_, i64>(0)?)?;
             if let Some(event) = event_at(self.journal.connection(), sequence).await?
+                && let event = Event::new(event)
                 && !self.lacks_provider(connection, &event).await?
                 && batch::apply_skipped(connection, self.holder, &event, &self.providers).await?
             {
@@ -259,7 +260,7 @@ impl TablesWriter<'_> {
     async fn apply(
         &mut self,
         connection: &mut Connection,
-        events: &[Recorded],
+        events: &[Event],
         up_to: u64,
         mark: Option<Mark>,
     ) -> anyhow::Result<()> {
@@ -314,18 +315,4 @@ fn mark_of(sequence: u64, message: &Message) -> anyhow::Result<Mark> {
         id,
         pull::info(message)?.published.unix_timestamp_nanos(),
     ))
-}
-
-/// As much of the log as one transaction takes; empty at its end.
-async fn read(reader: &mut LogReader) -> anyhow::Result<Vec<Entry>> {
-    let (mut entries, mut bytes) = (Vec::new(), 0);
-    while entries.len() + BATCH <= MAX_EVENTS && bytes < MAX_BYTES {
-        let more = reader.next_batch().await?;
-        if more.is_empty() {
-            break;
-        }
-        bytes += more.iter().map(Entry::payload_bytes).sum::<usize>();
-        entries.extend(more);
-    }
-    Ok(entries)
 }

@@ -1,6 +1,7 @@
 //! `hub.orders`: one row an order, for operators of the hub. It shows the order's state in the hub, the provider's last
 //! status, and why it has not arrived; nothing of the customer. See [`row`] for the content of a row.
 
+mod columns;
 mod row;
 
 use std::{
@@ -8,14 +9,16 @@ use std::{
     sync::Arc,
 };
 
-use chrono::{DateTime, Utc};
 use futures_util::future::BoxFuture;
-use tokio_postgres::types::ToSql;
 
-use self::row::{Row, SAME_ORDER_FOR};
+use self::{
+    columns::Columns,
+    row::{Row, SAME_ORDER_FOR},
+};
 use super::{
     Projection,
     batch::Batch,
+    copy::Adding,
     decoded::Event,
     rules::EventOrder,
     table::{RowRetention, Table},
@@ -68,7 +71,7 @@ impl Projection for Orders {
             for event in batch.events() {
                 rows.apply(event, batch.order);
             }
-            rows.store(transaction).await
+            rows.store(transaction, batch.adding).await
         })
     }
 }
@@ -83,7 +86,7 @@ struct Rows<'a> {
 
 impl<'a> Rows<'a> {
     /// Reads the rows of these events' orders.
-    async fn load(transaction: &Transaction<'_>, events: &'a [Event<'_>]) -> anyhow::Result<Self> {
+    async fn load(transaction: &Transaction<'_>, events: &[&'a Event]) -> anyhow::Result<Self> {
         let mut places = HashMap::new();
         let (mut providers, mut numbers) = (Vec::new(), Vec::new());
         for event in events.iter().filter(|event| row::is_about_an_order(event)) {
@@ -106,7 +109,7 @@ impl<'a> Rows<'a> {
         Ok(Self { places, rows })
     }
 
-    fn apply(&mut self, event: &Event<'_>, comes: EventOrder) {
+    fn apply(&mut self, event: &Event, comes: EventOrder) {
         if !row::is_about_an_order(event) {
             return;
         }
@@ -124,17 +127,21 @@ impl<'a> Rows<'a> {
     }
 
     /// Writes what the batch made of them.
-    async fn store(self, transaction: &Transaction<'_>) -> anyhow::Result<()> {
-        let mut columns = Columns::default();
-        for row in self.rows.into_iter().flatten().filter(|row| row.is_changed) {
+    async fn store(self, transaction: &Transaction<'_>, adding: Adding) -> anyhow::Result<()> {
+        let rows: Vec<_> = self.rows.into_iter().flatten().filter(|row| row.is_changed).collect();
+        let is_copied = adding.copies(rows.iter().filter(|row| row.is_new).count());
+        let (mut copied, mut put) = (Columns::default(), Columns::default());
+        for row in rows {
+            let columns = if is_copied && row.is_new { &mut copied } else { &mut put };
             columns.push(row)?;
         }
-        columns.store(transaction).await
+        copied.copy(transaction).await?;
+        put.store(transaction).await
     }
 }
 
-fn number_of<'e>(event: &'e Event<'_>) -> (&'e str, &'e str) {
-    let envelope = &event.recorded.envelope;
+fn number_of<'e>(event: &'e Event) -> (&'e str, &'e str) {
+    let envelope = &event.envelope;
     (&*envelope.provider, envelope.external_order_id.as_str())
 }
 
@@ -171,108 +178,6 @@ fn read(row: &tokio_postgres::Row) -> anyhow::Result<Row> {
             .transpose()?
             .unwrap_or_default(),
         is_changed: false,
+        is_new: false,
     })
-}
-
-type Time = DateTime<Utc>;
-
-/// The columns, as arrays.
-#[derive(Default)]
-struct Columns {
-    external_order_id: Vec<String>,
-    provider: Vec<String>,
-    id: Vec<String>,
-    branch_id: Vec<Option<String>>,
-    company_id: Vec<Option<String>>,
-    order_number: Vec<Option<String>>,
-    display_id: Vec<Option<String>>,
-    order_id: Vec<Option<String>>,
-    state: Vec<&'static str>,
-    status: Vec<Option<&'static str>>,
-    provider_status: Vec<Option<String>>,
-    said_at: Vec<Option<Time>>,
-    first_at: Vec<Time>,
-    last_at: Vec<Time>,
-    forwarded_at: Vec<Option<Time>>,
-    undelivered_since: Vec<Option<Time>>,
-    given_up_at: Vec<Option<Time>>,
-    attempts: Vec<i32>,
-    next_attempt_at: Vec<Option<Time>>,
-    cause_stage: Vec<Option<String>>,
-    cause_code: Vec<Option<String>>,
-    deadline: Vec<Option<Time>>,
-    is_test: Vec<bool>,
-    /// With commas between them; none has one.
-    flags: Vec<String>,
-    last_sequence: Vec<i64>,
-    unsettled: Vec<Option<String>>,
-}
-
-impl Columns {
-    fn push(&mut self, row: Row) -> anyhow::Result<()> {
-        self.state.push(row.state());
-        self.undelivered_since.push(row.undelivered_since());
-        self.next_attempt_at.push(row.next_attempt_at());
-        self.external_order_id.push(row.external_order_id);
-        self.provider.push(row.provider.to_string());
-        self.id.push(row.id.to_string());
-        self.branch_id.push(row.branch_id);
-        self.company_id.push(row.company_id);
-        self.order_number.push(row.order_number);
-        self.display_id.push(row.display_id);
-        self.order_id.push(row.order_id);
-        self.status.push(row.status.map(OrderStatus::as_str));
-        self.provider_status.push(row.provider_status);
-        self.said_at.push(row.said_at);
-        self.first_at.push(row.first_at);
-        self.last_at.push(row.last_at);
-        self.forwarded_at.push(row.forwarded_at);
-        self.given_up_at.push(row.given_up_at);
-        self.attempts.push(row.attempts);
-        self.cause_stage.push(row.cause_stage);
-        self.cause_code.push(row.cause_code);
-        self.deadline.push(row.deadline);
-        self.is_test.push(row.is_test);
-        self.flags.push(row.flags.into_iter().collect::<Vec<_>>().join(","));
-        self.last_sequence.push(row.last_sequence);
-        let unsettled = (!row.unsettled.is_empty()).then(|| serde_json::to_string(&row.unsettled));
-        self.unsettled.push(unsettled.transpose()?);
-        Ok(())
-    }
-
-    async fn store(&self, transaction: &Transaction<'_>) -> anyhow::Result<()> {
-        if self.id.is_empty() {
-            return Ok(());
-        }
-        let columns: [&(dyn ToSql + Sync); 26] = [
-            &self.external_order_id,
-            &self.provider,
-            &self.id,
-            &self.branch_id,
-            &self.company_id,
-            &self.order_number,
-            &self.display_id,
-            &self.order_id,
-            &self.state,
-            &self.status,
-            &self.provider_status,
-            &self.said_at,
-            &self.first_at,
-            &self.last_at,
-            &self.forwarded_at,
-            &self.undelivered_since,
-            &self.given_up_at,
-            &self.attempts,
-            &self.next_attempt_at,
-            &self.cause_stage,
-            &self.cause_code,
-            &self.deadline,
-            &self.is_test,
-            &self.flags,
-            &self.last_sequence,
-            &self.unsettled,
-        ];
-        transaction.execute(query::PUT_ORDERS, &columns).await?;
-        Ok(())
-    }
 }

@@ -107,10 +107,12 @@ pub(super) struct Row {
     pub(super) unsettled: Vec<UnsettledWebhook>,
     /// It is not as the table has it.
     pub(super) is_changed: bool,
+    /// The table does not have it.
+    pub(super) is_new: bool,
 }
 
 /// Whether an event is about a customer's order, and not about a request of the backend, a menu, or nothing.
-pub(super) fn is_about_an_order(event: &Event<'_>) -> bool {
+pub(super) fn is_about_an_order(event: &Event) -> bool {
     let envelope = &event.envelope;
     let of_others = envelope.event_type.is_for_provider() || envelope.event_type == EventType::MenuSyncReported;
     let is_named = !envelope.external_order_id.is_empty() && envelope.webhook_type != NOT_WANTED;
@@ -118,7 +120,7 @@ pub(super) fn is_about_an_order(event: &Event<'_>) -> bool {
 }
 
 /// The branch that an event is about, as far as it says so.
-fn branch_of<'e>(event: &'e Event<'_>) -> Option<&'e str> {
+fn branch_of<'e>(event: &'e Event) -> Option<&'e str> {
     let envelope = &event.envelope;
     let own = envelope.principal.branch().map(|branch| &**branch);
     envelope.branch.as_deref().filter(|branch| !branch.is_empty()).or(own)
@@ -132,7 +134,7 @@ fn millis(time: DateTime<Utc>) -> DateTime<Utc> {
 
 /// The order that an event is about, among those of its number, which is moved from one branch to another where the event says so;
 /// none if it is a new one.
-pub(super) fn find(rows: &mut [Row], event: &Event<'_>) -> Option<usize> {
+pub(super) fn find(rows: &mut [Row], event: &Event) -> Option<usize> {
     let envelope = &event.envelope;
     let (root, branch) = (envelope.root_id, branch_of(event));
     if let Some(at) = rows.iter().position(|row| row.id == root || row.has(root)) {
@@ -166,7 +168,7 @@ pub(super) fn find(rows: &mut [Row], event: &Event<'_>) -> Option<usize> {
 
 impl Row {
     /// Of an event that is about no order that is known.
-    pub(super) fn of(event: &Event<'_>) -> Self {
+    pub(super) fn of(event: &Event) -> Self {
         let envelope = &event.envelope;
         Self {
             id: envelope.root_id,
@@ -193,6 +195,7 @@ impl Row {
             last_sequence: 0,
             unsettled: Vec::new(),
             is_changed: false,
+            is_new: true,
         }
     }
 
@@ -201,12 +204,12 @@ impl Row {
     }
 
     /// Whether an event may change it that comes like this.
-    pub(super) fn may_change(&self, comes: EventOrder, event: &Event<'_>) -> bool {
+    pub(super) fn may_change(&self, comes: EventOrder, event: &Event) -> bool {
         comes.may_change(timestamp(self.last_at), timestamp(event.envelope.time))
     }
 
     /// Applies an event.
-    pub(super) fn apply(&mut self, event: &Event<'_>) {
+    pub(super) fn apply(&mut self, event: &Event) {
         let envelope = &event.envelope;
         self.last_at = millis(envelope.time);
         self.last_sequence = i64::try_from(event.sequence).unwrap_or(i64::MAX);
@@ -261,14 +264,14 @@ impl Row {
     }
 
     /// Since when an event's webhook has not reached the backend. One that was given up and comes again is no newer for it.
-    fn since(&self, event: &Event<'_>) -> DateTime<Utc> {
+    fn since(&self, event: &Event) -> DateTime<Utc> {
         let accepted = millis(event.envelope.received_at);
         let known = self.unsettled.iter().find(|one| one.webhook == event.envelope.root_id);
         known.map_or(accepted, |one| one.since.min(accepted))
     }
 
     /// The event's webhook is in this state.
-    fn put(&mut self, event: &Event<'_>, state: WebhookState) {
+    fn put(&mut self, event: &Event, state: WebhookState) {
         let envelope = &event.envelope;
         let (webhook, since) = (envelope.root_id, self.since(event));
         self.unsettled.retain(|one| one.webhook != webhook);
@@ -282,8 +285,8 @@ impl Row {
     }
 
     /// Applies the facts of a body for the backend.
-    fn note_body(&mut self, event: &Event<'_>) {
-        let DecodedPayload::Transformed(facts) = &event.decoded else {
+    fn note_body(&mut self, event: &Event) {
+        let DecodedPayload::Transformed(facts) = event.decoded() else {
             return;
         };
         for (column, found) in [
@@ -320,9 +323,9 @@ impl Row {
         self.forwarded_at.is_none() || self.has(webhook)
     }
 
-    fn failed(&mut self, event: &Event<'_>) {
+    fn failed(&mut self, event: &Event) {
         let webhook = event.envelope.root_id;
-        let (attempts, next, error, stage) = match &event.decoded {
+        let (attempts, next, error, stage) = match event.decoded() {
             DecodedPayload::ForwardFailed(failed) => {
                 (failed.attempt, Some(failed.next_attempt_at), &failed.error, "forward")
             }
@@ -340,14 +343,14 @@ impl Row {
         }
     }
 
-    fn given_up(&mut self, event: &Event<'_>) {
+    fn given_up(&mut self, event: &Event) {
         if !self.is_open(event.envelope.root_id) {
             return;
         }
         self.put(event, WebhookState::GivenUp);
         self.keep_latest(event.envelope.is_creation());
         self.given_up_at = Some(millis(event.envelope.time));
-        match &event.decoded {
+        match event.decoded() {
             DecodedPayload::DeadLettered(dead) => self.because(dead.attempts, &dead.stage, &dead.error),
             DecodedPayload::Rejected(rejected) => {
                 let stage = rejected.stage.as_deref().unwrap_or(FIRST_STAGE);
@@ -378,7 +381,7 @@ impl Row {
         self.cause_code = Some(error.code.clone());
     }
 
-    fn forwarded(&mut self, event: &Event<'_>) {
+    fn forwarded(&mut self, event: &Event) {
         let (webhook, is_creation) = (event.envelope.root_id, event.envelope.is_creation());
         let accepted = self.since(event);
         // A forwarded event makes up for earlier news that did not arrive; a forwarded announcement, for every announcement.
@@ -392,7 +395,7 @@ impl Row {
         };
         self.unsettled.retain(|one| one.webhook != webhook && !is_overcome(one));
         self.forwarded_at = self.forwarded_at.or_else(|| Some(millis(event.envelope.time)));
-        if let DecodedPayload::Forwarded(forwarded) = &event.decoded {
+        if let DecodedPayload::Forwarded(forwarded) = event.decoded() {
             self.attempts = i32::try_from(forwarded.attempts).unwrap_or(i32::MAX);
             if let Some(order_id) = &forwarded.internal_order_id {
                 self.order_id = Some(order_id.clone());
@@ -404,11 +407,11 @@ impl Row {
         self.forget_cause();
     }
 
-    fn ignored(&mut self, event: &Event<'_>) {
+    fn ignored(&mut self, event: &Event) {
         let webhook = event.envelope.root_id;
         self.unsettled.retain(|one| one.webhook != webhook);
         self.forget_cause();
-        let DecodedPayload::Ignored(ignored) = &event.decoded else {
+        let DecodedPayload::Ignored(ignored) = event.decoded() else {
             return;
         };
         self.is_test |= ignored.reason == TEST_ORDER;

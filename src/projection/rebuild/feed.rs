@@ -1,4 +1,4 @@
-//! Applies the log to the new tables. It reads the next batch while it writes one.
+//! Applies the log to the new tables.
 
 use std::collections::BTreeSet;
 
@@ -8,14 +8,15 @@ use chrono::{DateTime, Utc};
 use super::{Progress, Tell, beside::Beside};
 use crate::{
     database::Connection,
-    event::Recorded,
     fault_injection::crash_at,
     journal::{
         connection::Connection as Log,
-        read::{BATCH, Entry, LogReader, decoded_at, end},
+        read::{LogReader, decoded_at, end},
     },
     projection::{
-        batch::{BatchTarget, MAX_BYTES, MAX_EVENTS, To, Written},
+        ahead::{LogPart, ReadAhead},
+        batch::{BatchTarget, MAX_EVENTS, To, Written},
+        decoded::LogMessage,
         fill,
         providers::Providers,
     },
@@ -78,104 +79,64 @@ impl<'a> Feeder<'a> {
             "the event log ends at {}, before the tables, which are at {goal}",
             end.sequence
         );
-        let (began, mut reader) = (self.position, LogReader::from(self.log, self.position + 1).up_to(end));
-        let mut chunk = read(&mut reader, goal).await?;
-        loop {
-            let is_last = chunk.read_to >= goal;
-            let following = async {
-                if is_last {
-                    Ok(None)
-                } else {
-                    read(&mut reader, goal).await.map(Some)
-                }
-            };
-            let (applied, following) = tokio::join!(self.apply(&chunk), following);
-            applied?;
+        let began = self.position;
+        let mut ahead = ReadAhead::up_to(goal, LogReader::from(self.log, began + 1).up_to(end));
+        while let Some(part) = ahead.next().await? {
+            self.apply(part).await?;
             crash_at("rebuild_batch");
             tell(Progress {
                 phase: "reading the log",
                 done: self.position - began,
                 of: goal - began,
             });
-            match following? {
-                Some(next) => chunk = next,
-                None => return Ok(()),
-            }
         }
+        Ok(())
     }
 
-    async fn apply(&mut self, chunk: &Chunk) -> anyhow::Result<()> {
+    async fn apply(&mut self, part: LogPart) -> anyhow::Result<()> {
+        let mut events = Vec::with_capacity(part.messages.len());
+        for message in part.messages {
+            match message {
+                LogMessage::Event(event) => events.push(event),
+                LogMessage::Unreadable {
+                    sequence,
+                    newer: Some(what),
+                } => self.must_be_skipped(sequence, &what).await?,
+                // Messages that are not events have no rows.
+                LogMessage::Unreadable { newer: None, .. } => {}
+            }
+        }
+        if let Some(provider) = &self.provider {
+            events.retain(|event| *event.envelope.provider == **provider);
+        }
+        for event in &events {
+            if !self.seen.contains(&*event.envelope.provider) {
+                self.seen.insert(event.envelope.provider.to_string());
+            }
+        }
         let target = BatchTarget {
             providers: &self.providers,
             tables: Written::Beside(self.beside),
         };
         let to = To {
-            position: chunk.read_to,
+            position: part.read_to,
             log: None,
         };
-        let of_provider;
-        let events = match &self.provider {
-            None => &chunk.events,
-            Some(provider) => {
-                let is_wanted = |event: &&Recorded| *event.envelope.provider == **provider;
-                of_provider = chunk.events.iter().filter(is_wanted).cloned().collect();
-                &of_provider
-            }
-        };
-        for event in events {
-            if !self.seen.contains(&*event.envelope.provider) {
-                self.seen.insert(event.envelope.provider.to_string());
-            }
-        }
-        for (sequence, what) in &chunk.newer {
-            // The version that wrote the live tables did not know it either.
-            let sql = "SELECT EXISTS (SELECT FROM hub.skipped_events WHERE sequence = $1)";
-            let row = self.connection.query_one(sql, &[&i64::try_from(*sequence)?]).await?;
-            anyhow::ensure!(
-                row.try_get::<_, bool>(0)?,
-                "event {sequence} is of a later version: {what}; use the program of that version"
-            );
-        }
-        self.position = fill::apply(&mut self.connection, target, events, to, &mut self.limit).await?;
+        self.position = fill::apply(&mut self.connection, target, &events, to, &mut self.limit).await?;
         self.events += events.len() as u64;
         Ok(())
     }
-}
 
-/// Events that were read from the log.
-struct Chunk {
-    events: Vec<Recorded>,
-    /// Events of a later version: their sequences, and what this version does not know.
-    newer: Vec<(u64, String)>,
-    /// The sequence up to which the log was read.
-    read_to: u64,
-}
-
-/// Reads the events of one transaction, at most up to a sequence.
-async fn read(reader: &mut LogReader, goal: u64) -> anyhow::Result<Chunk> {
-    let (mut events, mut newer, mut bytes, mut last) = (Vec::new(), Vec::new(), 0, 0);
-    while last < goal && events.len() + BATCH <= MAX_EVENTS && bytes < MAX_BYTES {
-        let entries = reader.next_batch().await?;
-        // The log ends here.
-        last = entries.last().map_or(goal, Entry::sequence);
-        bytes += entries.iter().map(Entry::payload_bytes).sum::<usize>();
-        for entry in entries {
-            match entry {
-                Entry::Event(event) if event.sequence <= goal => events.push(*event),
-                Entry::Unreadable {
-                    sequence,
-                    newer: Some(what),
-                } if sequence <= goal => newer.push((sequence, what)),
-                // Messages that are not events have no rows.
-                _ => {}
-            }
-        }
+    /// Fails at an event of a later version, unless the version that wrote the live tables did not know it either.
+    async fn must_be_skipped(&self, sequence: u64, what: &str) -> anyhow::Result<()> {
+        let sql = "SELECT EXISTS (SELECT FROM hub.skipped_events WHERE sequence = $1)";
+        let row = self.connection.query_one(sql, &[&i64::try_from(sequence)?]).await?;
+        anyhow::ensure!(
+            row.try_get::<_, bool>(0)?,
+            "event {sequence} is of a later version: {what}; use the program of that version"
+        );
+        Ok(())
     }
-    Ok(Chunk {
-        events,
-        newer,
-        read_to: last.min(goal),
-    })
 }
 
 /// The time of the first readable event at or after a sequence; none if there is none nearby.

@@ -2,10 +2,12 @@
 
 use std::{
     collections::BTreeSet,
+    pin::pin,
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
+use futures_util::{StreamExt as _, stream};
 use tokio_postgres::types::{Oid, ToSql};
 
 use super::{
@@ -27,6 +29,8 @@ use crate::{
 pub(super) const STATEMENT: Duration = Duration::from_secs(3 * 3600);
 /// The tables' position is locked when at most this many events are left, which take some hundred milliseconds.
 const NEAR: u64 = 1000;
+/// How many tables are indexed at a time; each has a connection of its own.
+const INDEXED_AT_A_TIME: usize = 2;
 /// How long the exchange is attempted while others use the tables.
 const SWAP_PATIENCE: Duration = Duration::from_secs(120);
 /// Begins a snapshot: the transaction sees all tables as of this statement.
@@ -184,22 +188,39 @@ impl<'a> Run<'a> {
         crash_at("rebuild_carried_older");
         self.feed().await?;
         crash_at("rebuild_fed");
-        for (done, table) in self.beside.wanted.iter().enumerate() {
-            (self.parts.tell)(Progress {
-                phase: "indexing",
-                done: done as u64,
-                of: self.beside.wanted.len() as u64,
-            });
-            let copied = self.copied(table).await?;
-            copied.index_for_readers().await?;
-            copied.dress().await?;
+        self.index().await?;
+        for table in &self.beside.wanted {
+            self.copied(table).await?.dress().await?;
         }
         crash_at("rebuild_indexed");
         Ok(())
     }
 
+    /// Creates the indexes for readers, those of several tables at a time.
+    async fn index(&self) -> anyhow::Result<()> {
+        let of = self.beside.wanted.len() as u64;
+        // The table with most indexes is the last one.
+        let indexed = stream::iter(self.beside.wanted.iter().rev().copied()).map(|table| async move {
+            let connection = self.another_connection().await?;
+            self.copied_by(&connection, table).await?.index_for_readers().await
+        });
+        let mut indexed = pin!(indexed.buffer_unordered(INDEXED_AT_A_TIME));
+        for done in 0..=of {
+            (self.parts.tell)(Progress {
+                phase: "indexing",
+                done,
+                of,
+            });
+            indexed.next().await.transpose()?;
+        }
+        Ok(())
+    }
+
     async fn copied(&self, table: &'static Table) -> anyhow::Result<Copied<'_>> {
-        let connection = &self.start.connection;
+        self.copied_by(&self.start.connection, table).await
+    }
+
+    async fn copied_by<'c>(&'c self, connection: &'c Connection, table: &'static Table) -> anyhow::Result<Copied<'c>> {
         Ok(Copied {
             connection,
             table,

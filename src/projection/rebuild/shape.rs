@@ -184,12 +184,15 @@ impl Copied<'_> {
         self.index(true).await
     }
 
-    /// Creates the other indexes, which only readers need; called when the rows are there.
+    /// Creates the other indexes, which only readers need, and the statistics; called when the rows are there.
     ///
     /// # Errors
     /// If PostgreSQL refuses.
     pub(super) async fn index_for_readers(&self) -> anyhow::Result<()> {
-        self.index(false).await
+        self.index(false).await?;
+        let made = self.table.within(self.schema);
+        self.connection.batch_execute(&format!("ANALYZE {made}")).await?;
+        Ok(())
     }
 
     /// Creates the indexes that belong to no constraint, with the same names: an index is in its table's schema, so names do not collide.
@@ -214,7 +217,6 @@ impl Copied<'_> {
         for row in rows {
             self.connection.batch_execute(row.try_get(0)?).await?;
         }
-        self.connection.batch_execute(&format!("ANALYZE {made}")).await?;
         Ok(())
     }
 
