@@ -239,3 +239,37 @@ async fn an_order_stays_at_its_branch_if_its_merchant_is_moved() {
     ids.sort();
     assert_eq!(ids, ["CR-new", "CR-refused", "CR-there"]);
 }
+
+/// The backend refused an order, its merchant was moved, and the order was created at the new branch: by the same webhook again (`CR-same`),
+/// or by another announcement of it (`CR-again`). A retry of the refused one does not create it at the old branch as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_order_that_moved_with_its_merchant_is_not_created_twice_by_a_retry() {
+    let world = World::new().await;
+    let hub = world.hub().await;
+    for id in ["CR-same", "CR-again"] {
+        world.backend.next_for(id, [Answer::status(422)]);
+        world.careem.post(&hub, &order(id)).await.event_id();
+    }
+    world.log.wait_for(EventType::OrderDeadLettered, 2).await;
+    world.log_forgets(&hub).await;
+    assert!(hub.terminate().await.0.success());
+    let moved = "UPDATE branch_delivery_configs SET branch_id = 'branch-9' WHERE merchant_id = 'merchant-1'";
+    world.database.run(moved).await.unwrap();
+    let hub = world.hub().await;
+    let again = order("CR-again").replacen('{', "{\"attempt\": 2,", 1);
+    for webhook in [order("CR-same"), again] {
+        world.careem.post(&hub, &webhook).await.event_id();
+    }
+    world.log.wait_for(EventType::OrderForwarded, 2).await;
+    world.retry_dead_letters().await;
+    world.log.settled().await;
+    assert_eq!(world.backend.accepted().len(), 2, "{:?}", world.backend.accepted());
+    world.at_end(Ends::forwarded(2).ignored(2)).await;
+    let ignored = world.log.wait_for(EventType::OrderIgnored, 2).await;
+    for (id, reason) in [("CR-same", "DUPLICATE_WEBHOOK"), ("CR-again", "DUPLICATE_ORDER")] {
+        let of_order = ignored.iter().find(|ignored| ignored.envelope.external_order_id == id);
+        let said = payload(of_order.unwrap());
+        assert_eq!(said["reason"], reason, "{said}");
+        assert!(said["message"].as_str().unwrap().contains("branch-9"), "{said}");
+    }
+}

@@ -25,6 +25,7 @@ use crate::{
 };
 
 mod again;
+mod elsewhere;
 mod said_before;
 
 /// Label of the key of an order that a person declared to be one of its own (see [`crate::event::EventId::derive`]).
@@ -242,6 +243,8 @@ impl OrderIdentity {
         } else if self.is_repeat(event, &known).await? {
             let order_id = created.and_then(|(order_id, _)| order_id);
             return Ok(Plan::End(repeat(event, order_id)));
+        } else if let Some(end) = self.created_elsewhere(event, &known).await? {
+            return Ok(Plan::End(end));
         }
         if is_first && let Some(overtaken) = self.overtaken(event, &known, is_first).await? {
             return Ok(Plan::End(overtaken));

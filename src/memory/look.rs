@@ -32,6 +32,11 @@ impl OrderEvents {
         self.found.iter().copied().filter(|found| found.branch == self.branch)
     }
 
+    /// Entries of other branches.
+    pub(crate) fn of_other_branches(&self) -> impl DoubleEndedIterator<Item = IndexEntry> {
+        self.found.iter().copied().filter(|found| found.branch != self.branch)
+    }
+
     /// Ends of webhooks in the stage `transform`, before their branch was known.
     pub(crate) fn ended_without_branch(&self) -> impl DoubleEndedIterator<Item = IndexEntry> {
         let is_ended = |found: &IndexEntry| found.branch == self.no_branch && found.state == EntryState::Ended;
