@@ -363,3 +363,31 @@ async fn a_lane_whose_head_has_its_outcome() {
     world.at_end(Ends::forwarded(1)).await;
     assert_eq!(world.backend.count(), 1);
 }
+
+/// The backend refused yesterday's order. Today's order of its number waits, and the provider sends yesterday's once more: today's is given no
+/// sooner up for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_of_an_earlier_order_does_not_end_a_later_one() {
+    let world = World::new().await;
+    let hub = Hub::start(&world.impatient("500ms")).await;
+    let away = Answer::Say(503, String::new(), vec![("retry-after", "3600".into())]);
+    world.backend.next_for("CR-1", [Answer::status(422), away]);
+    world.careem.post(&hub, &order("CR-1")).await.event_id();
+    world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    world.log_forgets(&hub).await;
+    let another_day = order("CR-1").replace("2025-10-01T12:00:00Z", "2025-10-04T12:00:00Z");
+    world.careem.post(&hub, &another_day).await.event_id();
+    world.has_parked(1).await;
+    world.careem.post(&hub, &order("CR-1")).await.event_id();
+    eventually("the repeat waits behind it", PATIENCE, async || {
+        let lanes = world.lanes().await;
+        let waiting = lanes.first().and_then(|lane| lane["waiting"].as_array()).map(Vec::len);
+        if waiting == Some(1) { Ok(()) } else { Err(lanes) }
+    })
+    .await;
+    world.post_orders(&hub, ids("later", 1)).await;
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    assert_eq!(world.requests_about("CR-1"), 2, "it is not tried before its time");
+    let lane: Lane = serde_json::from_value(world.lanes().await.remove(0)).unwrap();
+    assert!(!lane.is_due(chrono::Utc::now()), "{lane:?}");
+}

@@ -112,8 +112,8 @@ impl OrderIdentity {
         }
     }
 
-    /// Whether an event announces another order than the one that an earlier event of its number is about. It does not if its own
-    /// order was announced before, as far as the memory reaches.
+    /// Whether an event announces another order than the one that an earlier event of its number is about, and a later one. It does not if
+    /// its own order was announced before, or its webhook came before that event, as far as the memory reaches.
     ///
     /// # Errors
     /// If the log does not answer.
@@ -123,6 +123,10 @@ impl OrderIdentity {
             return Ok(false);
         }
         let known = self.orders.known(event);
+        let first = self.orders.first_acceptance(event, &known, own.root_id).await?;
+        if first.is_some_and(|first| first < earlier.sequence) {
+            return Ok(false);
+        }
         let is_before = |found: &IndexEntry| found.state.is_creation() && found.sequence < event.sequence;
         for found in known.of_branch().rev().filter(is_before) {
             if let Some(announced) = self.orders.read(event, found).await?
