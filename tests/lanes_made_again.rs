@@ -10,7 +10,7 @@ use crate::{
         World,
         at_end::Ends,
         backend::{Answer, ORDERS},
-        careem::change,
+        careem::{change, order},
         hub::{Hub, Settings},
         ids,
         wait::{PATIENCE, eventually},
@@ -291,4 +291,28 @@ mod long {
             .set("HUB_TEST_CRASH_AT", "forward/after_mend:2");
         it_dies(crashes, true, &world, &orders).await;
     }
+}
+
+/// The backend cannot handle yesterday's order, which waits for long, and `LANES` is lost. Today's order with its number comes while the log
+/// is read. It does not wait for that time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_is_used_again_while_the_lanes_are_made_again() {
+    let world = World::new().await;
+    let settings = |pause| world.reads_slowly(pause).set("RETRY_DELAYS", "1h");
+    let hub = Hub::start(&settings("0s")).await;
+    let away = Answer::Say(503, String::new(), vec![("retry-after", "3600".into())]);
+    world.backend.next_for("CR-1", [away.clone(), away]);
+    world
+        .post_orders(&hub, ["CR-before".to_owned(), "CR-1".to_owned()])
+        .await;
+    world.has_parked(1).await;
+    assert!(hub.terminate().await.0.success());
+    world.lanes_are_lost().await;
+    let hub = Hub::start(&settings("4s")).await;
+    let another_day = order("CR-1").replace("2025-10-01T12:00:00Z", "2025-10-04T12:00:00Z");
+    world.careem.post(&hub, &another_day).await.event_id();
+    world.has_parked(1).await;
+    assert!(!is_by_forward(&hub, READ), "the log is still read: {}", hub.log());
+    world.at_end(Ends::forwarded(2).dead_lettered(1)).await;
+    world.has_parked(0).await;
 }

@@ -6,6 +6,7 @@
 
 mod lists;
 mod numbers;
+mod two_lanes;
 mod told;
 
 use std::collections::BTreeMap;

@@ -191,6 +191,16 @@ impl Lanes {
         self.table().release(key);
     }
 
+    /// Has a lane taken up before it is due, to look whether it has to be worked on now.
+    pub fn look_at(&self, key: OrderKey) {
+        self.table().look_at(key);
+    }
+
+    /// Whether that was said of a lane that the caller works on, since this was asked last.
+    pub fn take_look(&self, key: OrderKey) -> bool {
+        self.table().take_look(key)
+    }
+
     /// When the first lane without a task is due.
     pub fn first_due(&self) -> Option<DateTime<Utc>> {
         self.table().first_due()

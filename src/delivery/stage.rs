@@ -87,6 +87,7 @@ use crate::{
     fault_injection::{crash_stage_at, time},
     journal::{
         Appended, EVENTS, Journal,
+        codec::OrderKey,
         pull::{Messages, Pull},
         streams,
     },
@@ -181,6 +182,16 @@ pub trait Stage: Send + Sync + 'static {
         _earlier: &Recorded,
     ) -> impl Future<Output = anyhow::Result<bool>> + Send {
         async { Ok(false) }
+    }
+
+    /// The lane that an event waits for in another one, if it announces another order than that one is about.
+    fn held_up_by(&self, _: &Recorded) -> impl Future<Output = anyhow::Result<Option<OrderKey>>> + Send {
+        async { Ok(None) }
+    }
+
+    /// An event that announces another order than this earlier one is about, and waits for it in another lane.
+    fn another_held_up(&self, _: &Recorded) -> impl Future<Output = anyhow::Result<Option<Recorded>>> + Send {
+        async { Ok(None) }
     }
 
     /// Whether a recorded attempt says that its event waits for the creation of the order.

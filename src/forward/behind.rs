@@ -1,16 +1,23 @@
 //! Events that wait for an earlier one of their order that stands in another lane: an order and its cancellation may be proven by different
 //! secrets, and what a branch's secret proved has lanes of its own.
+//!
+//! Each event has a turn: its place on the log, or that of the request by which a person had it taken up again. An event waits for those with
+//! an earlier turn. An announcement waits for announcements only: news may wait for it. News that wait for other news let an announcement in
+//! their own lane pass, because those may wait for the order. Otherwise the two lanes could wait for each other.
 
 use std::time::Duration;
 
-use chrono::{TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{
     Forward, cannot_see,
     identity::{OrderIdentity, is_same_branch},
 };
 use crate::{
-    delivery::superseded::KnownAcceptances as _, event::Recorded, journal::codec::OrderKey, memory::IndexEntry,
+    delivery::superseded::KnownAcceptances as _,
+    event::Recorded,
+    journal::codec::OrderKey,
+    memory::{EntryState, IndexEntry},
     retry::Failure,
 };
 
@@ -19,42 +26,130 @@ use crate::{
 const LEAST_BEHIND: Duration = Duration::from_millis(250);
 const MOST_BEHIND: Duration = Duration::from_secs(30);
 
+/// What an event waits for.
+#[derive(Debug)]
+enum Awaited {
+    /// This announcement, perhaps with others and news.
+    Announcement(Box<Recorded>),
+    /// News alone.
+    News,
+}
+
+/// When an event is next for its order, and since when it waits.
+#[derive(Debug, Clone, Copy)]
+struct OwnTurn {
+    place: u64,
+    since: DateTime<Utc>,
+}
+
 impl Forward {
-    /// How long an event waits because an earlier one of its order stands in another lane and has no outcome yet; none if there is none.
-    /// Nothing wakes it. An event that no stage has any more must not keep others for longer than it would have been retried.
+    /// Succeeds if no earlier event of the order stands in another lane without an outcome. Nothing wakes an event that waits for one. An
+    /// event that no stage has any more must not keep others for longer than it would have been retried.
+    ///
+    /// # Errors
+    /// While there is one, and if the log does not answer.
+    pub(super) async fn after_other_lane(&self, event: &Recorded) -> Result<(), Failure> {
+        let awaited = self.awaited(event).await.map_err(|error| cannot_see(&error))?;
+        let Some(awaited) = awaited else {
+            return Ok(());
+        };
+        let waited = (Utc::now() - self.identity.turn_of(event).since)
+            .to_std()
+            .unwrap_or_default();
+        Err(Failure::Later {
+            after: (waited / 8).clamp(LEAST_BEHIND, MOST_BEHIND),
+            for_creation: matches!(awaited, Awaited::News),
+        })
+    }
+
+    /// The lane of an announcement that an event waits for, if the event announces another order.
     ///
     /// # Errors
     /// If the log does not answer.
-    pub(super) async fn behind_another_lane(&self, event: &Recorded) -> Result<Option<Duration>, Failure> {
+    pub(super) async fn lane_of_another(&self, event: &Recorded) -> anyhow::Result<Option<OrderKey>> {
+        let Some(Awaited::Announcement(earlier)) = self.awaited(event).await? else {
+            return Ok(None);
+        };
+        let is_another = self.identity.announces_another(event, &earlier).await?;
+        Ok(is_another.then(|| OrderKey::of(&earlier)))
+    }
+
+    async fn awaited(&self, event: &Recorded) -> anyhow::Result<Option<Awaited>> {
         let longest = TimeDelta::from_std(self.schedule.longest()).unwrap_or(TimeDelta::MAX);
         let longest = longest.max(self.identity.orders.window());
-        let waits = self.identity.waits_in_another_lane(event, longest).await;
-        let waits = waits.map_err(|error| cannot_see(&error))?;
-        let age = (Utc::now() - event.envelope.received_at).to_std().unwrap_or_default();
-        Ok(waits.then(|| (age / 8).clamp(LEAST_BEHIND, MOST_BEHIND)))
+        self.identity.awaited_in_another_lane(event, longest).await
     }
 }
 
 impl OrderIdentity {
-    /// Whether an earlier event of the same order stands in another lane and has no outcome yet. The lane depends on whose secret proved a
-    /// webhook, and the order does not. An announcement waits for announcements only: news may wait for it. What was accepted longer ago
-    /// than `longest` is not waited for.
-    async fn waits_in_another_lane(&self, event: &Recorded, longest: TimeDelta) -> anyhow::Result<bool> {
-        let (own, is_creation) = (OrderKey::of(event), event.envelope.is_creation());
+    fn turn_of(&self, event: &Recorded) -> OwnTurn {
+        let request = event.run.and_then(|_| self.orders.taken_up(event.sequence));
+        match request {
+            Some(request) => OwnTurn {
+                place: request.sequence,
+                since: request.since,
+            },
+            None => OwnTurn {
+                // A request that is not known any more comes last.
+                place: event.run.map_or(event.sequence, |_| u64::MAX),
+                since: event.envelope.received_at,
+            },
+        }
+    }
+
+    /// Whether an event of the same order with an earlier turn stands in another lane and has no outcome yet. The lane depends on whose
+    /// secret proved a webhook, and the order does not. What was accepted, and taken up, longer ago than `longest` is not waited for.
+    async fn awaited_in_another_lane(&self, event: &Recorded, longest: TimeDelta) -> anyhow::Result<Option<Awaited>> {
+        let (own, is_creation, turn) = (OrderKey::of(event), event.envelope.is_creation(), self.turn_of(event));
         let known = self.orders.known(event);
-        let is_awaited = |found: &IndexEntry| {
-            let is_before = found.sequence < event.sequence && found.state.is_open();
-            is_before && (found.state.is_creation() || !is_creation)
-        };
-        for found in known.of_branch().filter(is_awaited) {
+        let mut awaited = None;
+        for found in known.of_branch() {
+            let counts = found.state.is_creation() || !is_creation;
+            let Some((place, taken_up_at)) = self.pending(&found).filter(|_| counts) else {
+                continue;
+            };
+            if place >= turn.place || found.sequence == event.sequence {
+                continue;
+            }
             let Some(earlier) = self.orders.read(event, found).await? else {
                 continue;
             };
-            let is_recent = Utc::now() - earlier.envelope.received_at <= longest;
-            if is_recent && is_same_branch(&earlier, event) && OrderKey::of(&earlier) != own {
-                return Ok(true);
+            let since = taken_up_at.unwrap_or(earlier.envelope.received_at);
+            if Utc::now() - since <= longest && is_same_branch(&earlier, event) && OrderKey::of(&earlier) != own {
+                if found.state.is_creation() {
+                    return Ok(Some(Awaited::Announcement(Box::new(earlier))));
+                }
+                awaited = Some(Awaited::News);
             }
         }
-        Ok(false)
+        Ok(awaited)
+    }
+
+    /// An announcement in another lane, without an outcome, that waits for this earlier event and is of another order than that.
+    ///
+    /// # Errors
+    /// If the log does not answer.
+    pub(super) async fn another_behind(&self, earlier: &Recorded) -> anyhow::Result<Option<Recorded>> {
+        let (own, known) = (OrderKey::of(earlier), self.orders.known(earlier));
+        let is_open = |found: &IndexEntry| found.state == EntryState::Creation && found.sequence > earlier.sequence;
+        for found in known.of_branch().filter(is_open) {
+            if let Some(event) = self.orders.read(earlier, found).await?
+                && is_same_branch(&event, earlier)
+                && OrderKey::of(&event) != own
+                && self.announces_another(&event, earlier).await?
+            {
+                return Ok(Some(event));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The turn of a body that has no outcome, or that is taken up again, with the time of that.
+    fn pending(&self, found: &IndexEntry) -> Option<(u64, Option<DateTime<Utc>>)> {
+        if found.state.is_open() {
+            return Some((found.sequence, None));
+        }
+        let request = self.orders.taken_up(found.sequence)?;
+        Some((request.sequence, Some(request.since)))
     }
 }

@@ -27,7 +27,7 @@ use crate::{
         push::{self, PushStatus},
         stage::{FORWARD, StageInfo},
     },
-    journal::{Appended, connection::Connection},
+    journal::{Appended, codec::OrderKey, connection::Connection},
     memory::Orders,
     order::{body, model::AmendmentKind},
     registry::NotEnabled,
@@ -407,9 +407,7 @@ impl Stage for Forward {
         if !is_expired && let Some(NotNow::Branch(wait)) = self.gate.not_now(branch_of(event)) {
             return Err(of_branch(event, wait));
         }
-        if let Some(wait) = self.behind_another_lane(event).await? {
-            return Err(later(wait));
-        }
+        self.after_other_lane(event).await?;
         let plan = self
             .identity
             .plan(event, request == 1)
@@ -438,6 +436,14 @@ impl Stage for Forward {
 
     async fn announces_another(&self, event: &Recorded, earlier: &Recorded) -> anyhow::Result<bool> {
         self.identity.announces_another(event, earlier).await
+    }
+
+    async fn held_up_by(&self, event: &Recorded) -> anyhow::Result<Option<OrderKey>> {
+        self.lane_of_another(event).await
+    }
+
+    async fn another_held_up(&self, earlier: &Recorded) -> anyhow::Result<Option<Recorded>> {
+        self.identity.another_behind(earlier).await
     }
 
     fn before(&self, event: &Recorded) -> Before {

@@ -11,6 +11,7 @@ mod forgotten;
 mod index;
 mod look;
 mod state;
+mod taken_up;
 mod waiting;
 
 use std::{
@@ -34,6 +35,7 @@ pub(crate) use self::{
 };
 use self::{
     index::{Index, Prints},
+    taken_up::TakenUp,
     waiting::{WATCH_EVERY, Waiting},
 };
 use crate::{
@@ -94,6 +96,7 @@ pub struct Orders {
     /// How long an entry is kept.
     kept: TimeDelta,
     index: Mutex<Index>,
+    taken_up: Mutex<TakenUp>,
     /// Sequence up to which the log was read; 0 where nothing was.
     position: watch::Sender<u64>,
     /// The log was read to its end once.
@@ -139,6 +142,7 @@ impl Orders {
             window,
             kept,
             index: Mutex::new(Index::new(kept)),
+            taken_up: Mutex::default(),
             position: watch::Sender::new(0),
             is_warm: watch::Sender::new(false),
             wanted: Notify::new(),
@@ -303,6 +307,7 @@ impl Orders {
             let consequence = "what was known of orders is read again";
             self.identity.report("orders", compared, &remembered, &log, consequence);
             lock(&self.index).clear();
+            lock(&self.taken_up).clear();
             lock(&self.ahead).clear();
             self.position.send_modify(|position| {
                 *position = 0;
@@ -352,9 +357,9 @@ impl Orders {
         self.note(&event.envelope, &event.payload, sequence);
     }
 
-    /// Notes a body that a stage received, before it is read from the log.
+    /// Notes a body, or a request to take one up again, that a stage received, before it is read from the log.
     pub(crate) fn note_arrived(&self, event: &Recorded) {
-        if event.envelope.event_type == EventType::OrderTransformed {
+        if [EventType::OrderTransformed, EventType::OrderRetryRequested].contains(&event.envelope.event_type) {
             self.note(&event.envelope, &event.payload, event.sequence);
         }
     }
@@ -364,8 +369,8 @@ impl Orders {
         if envelope.event_type.is_for_provider() {
             return;
         }
-        let is_whole = settle(&mut self.index(), envelope, payload, sequence);
-        if !is_whole {
+        lock(&self.taken_up).note(envelope, payload, sequence);
+        if !settle(&mut self.index(), envelope, payload, sequence) {
             self.tell_short();
         }
         self.waiting.note(envelope, payload);

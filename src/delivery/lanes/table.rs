@@ -28,6 +28,8 @@ pub(super) struct OpenLane {
     due_at: i64,
     /// A task works on it, so it is not in the queue.
     taken: bool,
+    /// It is looked at before it is due.
+    look: bool,
 }
 
 impl OpenLane {
@@ -41,7 +43,13 @@ impl OpenLane {
             events: u32::try_from(lane.sequences().count()).unwrap_or(u32::MAX),
             due_at: lane.due_at.timestamp_millis(),
             taken: false,
+            look: false,
         }
+    }
+
+    /// Where it is in the queue.
+    const fn turn(&self) -> i64 {
+        if self.look { i64::MIN } else { self.due_at }
     }
 }
 
@@ -72,8 +80,8 @@ impl LaneTable {
     /// Notes how a lane was written. One with a task is queued when the task is done ([`Self::release`]).
     pub(super) fn put(&mut self, key: OrderKey, mut lane: OpenLane) {
         if let Some(before) = self.open.get(&key) {
-            lane.taken = before.taken;
-            self.queue.remove(&(before.due_at, key));
+            (lane.taken, lane.look) = (before.taken, before.look);
+            self.queue.remove(&(before.turn(), key));
             self.oldest.remove(&(before.oldest, key));
             self.retrying.remove(&(before.needs, key));
             self.events -= u64::from(before.events);
@@ -87,14 +95,14 @@ impl LaneTable {
         self.checksum.add(key, lane.revision);
         self.seen(lane.revision);
         if !lane.taken {
-            self.queue.insert((lane.due_at, key));
+            self.queue.insert((lane.turn(), key));
         }
         self.open.insert(key, lane);
     }
 
     pub(super) fn remove(&mut self, key: OrderKey) {
         if let Some(lane) = self.open.remove(&key) {
-            self.queue.remove(&(lane.due_at, key));
+            self.queue.remove(&(lane.turn(), key));
             self.oldest.remove(&(lane.oldest, key));
             self.retrying.remove(&(lane.needs, key));
             self.events -= u64::from(lane.events);
@@ -148,7 +156,7 @@ impl LaneTable {
             if let Some(lane) = self.open.get_mut(key)
                 && !std::mem::replace(&mut lane.taken, true)
             {
-                self.queue.remove(&(lane.due_at, *key));
+                self.queue.remove(&(lane.turn(), *key));
                 found.push(*key);
             }
         }
@@ -160,14 +168,40 @@ impl LaneTable {
         if let Some(lane) = self.open.get_mut(&key)
             && std::mem::take(&mut lane.taken)
         {
-            self.queue.insert((lane.due_at, key));
+            self.queue.insert((lane.turn(), key));
         }
+    }
+
+    /// Has a lane taken up before it is due, to look whether it has to be worked on now. One with a task is taken up once more after that.
+    pub(super) fn look_at(&mut self, key: OrderKey) {
+        if let Some(lane) = self.open.get_mut(&key)
+            && !lane.look
+        {
+            let queued = self.queue.remove(&(lane.turn(), key));
+            lane.look = true;
+            if queued {
+                self.queue.insert((lane.turn(), key));
+            }
+        }
+    }
+
+    /// Whether a lane is to be looked at, once for each time that it was said. The caller works on the lane.
+    pub(super) fn take_look(&mut self, key: OrderKey) -> bool {
+        let Some(lane) = self.open.get_mut(&key).filter(|lane| lane.look) else {
+            return false;
+        };
+        let queued = self.queue.remove(&(lane.turn(), key));
+        lane.look = false;
+        if queued {
+            self.queue.insert((lane.turn(), key));
+        }
+        true
     }
 
     /// When the first lane without a task is due.
     pub(super) fn first_due(&self) -> Option<DateTime<Utc>> {
         let (due_at, _) = self.queue.first()?;
-        DateTime::from_timestamp_millis(*due_at)
+        DateTime::from_timestamp_millis((*due_at).max(0))
     }
 
     /// How many are due by then, and not worked on; counted up to `most`.
@@ -224,6 +258,30 @@ mod tests {
         table.release(key(1));
         assert_eq!(table.take_older(13, 9), [key(1)]);
         assert_eq!(table.take_due(at(100)), Some(key(4)));
+    }
+
+    #[test]
+    fn a_lane_is_looked_at_before_it_is_due() {
+        let mut table = LaneTable::default();
+        table.put(key(1), open(1, at(100)));
+        table.look_at(key(1));
+        table.look_at(key(1));
+        table.look_at(key(2));
+        assert_eq!((table.first_due(), table.take_due(at(5))), (Some(at(0)), Some(key(1))));
+        assert_eq!((table.take_look(key(1)), table.take_look(key(1))), (true, false));
+        // While it is worked on, and written.
+        table.look_at(key(1));
+        table.put(key(1), open(2, at(100)));
+        assert_eq!(table.take_due(at(5)), None);
+        table.release(key(1));
+        assert_eq!(table.take_due(at(5)), Some(key(1)));
+        assert!(table.take_look(key(1)));
+        table.release(key(1));
+        assert_eq!((table.take_due(at(5)), table.take_due(at(100))), (None, Some(key(1))));
+        table.look_at(key(1));
+        table.remove(key(1));
+        table.release(key(1));
+        assert_eq!((table.first_due(), table.take_look(key(1))), (None, false));
     }
 
     /// A lane with a request for a retry counts by the event that is retried, wherever the request is in it. A rebuild reads the

@@ -34,12 +34,12 @@ use crate::{
         lanes::{Lane, Lanes},
         lease::Validity,
     },
-    event::{EventId, NewEvent, Recorded},
+    event::{EventId, EventType, NewEvent, Recorded},
     fault_injection::{self, crash_stage_at},
     journal::{
         codec::{CodecError, OrderKey},
         pull::acknowledge,
-        read::{decoded_at, event_at},
+        read::decoded_at,
     },
     retry::{Failure, Parking, Settlement, settle},
     telemetry::panics,
@@ -86,7 +86,7 @@ impl TaskContext {
 }
 
 /// What a stage returned for an event.
-type HandlerResult = Result<Vec<NewEvent>, Failure>;
+pub(super) type HandlerResult = Result<Vec<NewEvent>, Failure>;
 
 /// The result of handling an event.
 pub(super) enum Attempted {
@@ -138,11 +138,8 @@ impl<S: Stage> Worker<S> {
             let joined = if context.doubt.holds(key, || self.stage.before(&item.event)) {
                 Some(wait_in_doubt::<S>(lanes, key, &item).await?)
             } else if lanes.is_open(key) {
-                let joined = join::<S>(lanes, key, &item.event).await?;
-                if let Joined::Waits = joined {
-                    self.hasten(lanes, key, &item.event).await?;
-                }
-                Some(joined)
+                let hastens = self.hastens(lanes, key, &item.event).await?;
+                Some(join::<S>(lanes, key, &item.event, hastens).await?)
             } else {
                 None
             };
@@ -243,7 +240,7 @@ impl<S: Stage> Worker<S> {
         while let Some(mut lane) = lanes.get(key).await? {
             let head = lane.head;
             if !lane.is_due(Utc::now()) && !self.journal.identity().is_aged(lane.needs(head)) {
-                if !self.end_one_aged_behind(key, lane, context).await? {
+                if !self.look(key, &lane, context).await? && !self.end_one_aged_behind(key, lane, context).await? {
                     return Ok(());
                 }
                 continue;
@@ -294,18 +291,6 @@ impl<S: Stage> Worker<S> {
         Ok(())
     }
 
-    /// Which event that waits in a lane is the one that its head waits for: it came while the head waited for something else,
-    /// and so did not pass. The lane does not say it, as an earlier version leaves it, so they are read.
-    async fn creation_in(&self, key: OrderKey, lane: &Lane) -> anyhow::Result<Option<usize>> {
-        for (at, (sequence, _)) in lane.waiting.iter().enumerate() {
-            let event = event_at(self.journal.connection(), *sequence).await?;
-            if event.is_some_and(|event| S::creates(&event) && OrderKey::of(&event) == key) {
-                return Ok(Some(at));
-            }
-        }
-        Ok(None)
-    }
-
     async fn attempt_head(
         &self,
         key: OrderKey,
@@ -317,10 +302,10 @@ impl<S: Stage> Worker<S> {
             Ok(event) => event,
             Err(attempted) => return Ok(attempted),
         };
-        let head = (!lane.waiting.is_empty()).then(|| event.clone());
-        let attempted = self.attempt(event, lane.requests, WorkKind::Lane, context).await?;
-        let attempted = (head.as_ref(), attempted);
-        self.unless_another_waits(key, lane, attempted, context).await
+        let attempted = self
+            .attempt(event.clone(), lane.requests, WorkKind::Lane, context)
+            .await?;
+        self.unless_another_waits(key, lane, (&event, attempted), context).await
     }
 
     /// An event in a lane, or what becomes of it if it cannot be handled.
@@ -376,8 +361,17 @@ impl<S: Stage> Worker<S> {
                 Ok(handled) => handled,
                 Err(attempted) => return Ok(attempted),
             };
+            self.hasten_other_lane(context, &event, &handled).await?;
             match settle(handled, Utc::now(), context.crowded.load(Ordering::Relaxed)) {
-                Settlement::Done(events) => return self.record_end(context, about, events).await,
+                Settlement::Done(events) => {
+                    let is_created = |one: &NewEvent| one.envelope.event_type == EventType::OrderForwarded;
+                    let wakes = S::creates(&event) && events.iter().any(is_created);
+                    let ended = self.record_end(context, about, events).await?;
+                    if wakes {
+                        self.wake_other_lane(context, &event);
+                    }
+                    return Ok(ended);
+                }
                 Settlement::Again(events, pause) => {
                     if !self.record(context, about, events).await {
                         return Ok(Attempted::Stopped);

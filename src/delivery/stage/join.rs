@@ -23,11 +23,16 @@ pub(super) enum Joined {
     Full(usize),
 }
 
-/// Lets an event wait in its order's lane.
+/// Lets an event wait in its order's lane. `hastens`: the head is tried at once, because the event is of another order.
 ///
 /// # Errors
 /// If NATS does not answer, or another writer writes the lane.
-pub(super) async fn join<S: Stage>(lanes: &Lanes, key: OrderKey, event: &Recorded) -> anyhow::Result<Joined> {
+pub(super) async fn join<S: Stage>(
+    lanes: &Lanes,
+    key: OrderKey,
+    event: &Recorded,
+    hastens: bool,
+) -> anyhow::Result<Joined> {
     let Some(mut lane) = lanes.get(key).await? else {
         anyhow::bail!("a lane ended while an event joined it");
     };
@@ -38,6 +43,9 @@ pub(super) async fn join<S: Stage>(lanes: &Lanes, key: OrderKey, event: &Recorde
         lane.note_retried(event.sequence, retried(event));
         lanes.put(key, &lane.led_by(event.sequence, Utc::now())).await?;
         return Ok(Joined::Leads);
+    }
+    if hastens {
+        lane.due_at = lane.due_at.min(Utc::now());
     }
     wait_in::<S>(lanes, key, lane, event, 0).await
 }

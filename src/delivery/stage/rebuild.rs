@@ -261,7 +261,13 @@ pub(super) async fn mend(lanes: &Lanes, key: OrderKey, mend: Mend) -> anyhow::Re
     };
     match &mended {
         Some(mended) if lane.as_ref() == Some(mended) => {}
-        Some(mended) => lanes.put(key, mended).await?,
+        Some(mended) => {
+            lanes.put(key, mended).await?;
+            // Another order may have joined it meanwhile, for which the head must not wait.
+            if !mended.waiting.is_empty() {
+                lanes.look_at(key);
+            }
+        }
         None => lanes.end(key).await?,
     }
     Ok(mended)

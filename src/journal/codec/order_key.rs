@@ -32,17 +32,32 @@ impl OrderKey {
         Self::of_principal(&envelope.provider, &envelope.external_order_id, principal)
     }
 
+    /// The other line of an order: what the provider's secret proves stands in one, and what its branch's own secret proves in another. None
+    /// if the event names no branch.
+    pub fn beside(event: &Recorded) -> Option<Self> {
+        let (envelope, principal) = (&event.envelope, &event.envelope.principal);
+        let (provider, order) = (&envelope.provider, &envelope.external_order_id);
+        if principal.branch().is_some() {
+            return Some(Self::new(provider, order));
+        }
+        Some(Self::of_branch(provider, order, envelope.branch.as_deref()?))
+    }
+
     pub(super) fn of_principal(provider: &str, external_order_id: &str, principal: Option<&Principal>) -> Self {
         let Some(branch) = principal.and_then(Principal::branch) else {
             return Self::new(provider, external_order_id);
         };
+        Self::of_branch(provider, external_order_id, branch)
+    }
+
+    fn of_branch(provider: &str, external_order_id: &str, branch: &str) -> Self {
         // No order id contains a NUL, so this hash is unambiguous.
         let digest = Sha256::new()
             .chain_update(provider)
             .chain_update([0])
             .chain_update(external_order_id)
             .chain_update([0])
-            .chain_update(&**branch)
+            .chain_update(branch)
             .finalize();
         Self(digest[..16].try_into().expect("SHA-256 has 32 bytes"))
     }

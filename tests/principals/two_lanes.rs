@@ -1,0 +1,184 @@
+//! One order in two lanes: the platform's secret proves some of its webhooks, and its branch's own secret the others.
+
+use super::*;
+use crate::harness::backend::ORDERS;
+
+/// What is parked is tried again soon.
+async fn tenants() -> Tenants {
+    let quick = |settings: Settings| {
+        settings
+            .set("CIRCUIT_BREAKER_ENABLED", false)
+            .set("RETRY_DELAYS", "500ms")
+    };
+    Tenants::new(|more| quick(more).set("RETRY_MAX_ATTEMPTS", 50)).await
+}
+
+/// What is parked waits for longer than the test.
+async fn patient_tenants() -> Tenants {
+    let long = |settings: Settings| settings.set("CIRCUIT_BREAKER_ENABLED", false).set("RETRY_DELAYS", "1h");
+    Tenants::new(|more| long(more).set("RETRY_MAX_ATTEMPTS", 5)).await
+}
+
+fn corrected(id: &str) -> String {
+    order(id).replace("16.24", "26.24")
+}
+
+/// The same number on another day, for another customer's order.
+fn of_another_day(id: &str) -> String {
+    corrected(id).replace("2025-10-01T12:00:00Z", "2025-10-04T12:00:00Z")
+}
+
+impl Tenants {
+    fn paths_of(&self, id: &str) -> Vec<String> {
+        let requests = self.outside.world.backend.requests().into_iter();
+        let of_order = requests.filter(|one| one.path.contains(id) || one.external_order_id() == id);
+        of_order.map(|one| one.path).collect()
+    }
+}
+
+/// The backend refused both announcements of an order. It has been mended, and both are retried at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_refused_announcements_that_are_retried_at_once_are_one_order() {
+    let tenants = tenants().await;
+    let world = &tenants.outside.world;
+    world.backend.always_for("CR-30", Some(Said::status(422)));
+    tenants
+        .send("careem", Platform, Some(B), &order("CR-30"))
+        .await
+        .event_id();
+    world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    tenants.send("careem", B, Some(B), &corrected("CR-30")).await.event_id();
+    world.log.wait_for(EventType::OrderDeadLettered, 2).await;
+    world.backend.always_for("CR-30", None);
+    world.backend.takes(std::time::Duration::from_millis(700));
+    world.retry_dead_letters().await;
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    world.log.settled().await;
+    assert_eq!(world.backend.accepted().len(), 1, "{:?}", world.backend.accepted());
+    world.at_end(Ends::forwarded(1).ignored(1)).await;
+}
+
+/// A refused order is retried, and the backend has trouble with it then. Its cancellation waits for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancellation_waits_for_the_retry_of_its_order() {
+    let tenants = tenants().await;
+    let world = &tenants.outside.world;
+    world.backend.next_for("CR-31", [Said::status(422)]);
+    tenants
+        .send("careem", Platform, Some(B), &order("CR-31"))
+        .await
+        .event_id();
+    world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    world.backend.always_for("CR-31", Some(Said::status(503)));
+    world.retry_dead_letters().await;
+    world.has_parked(1).await;
+    tenants
+        .send("careem", B, Some(B), &change("CR-31", "cancelled"))
+        .await
+        .event_id();
+    world.log.wait_for(EventType::OrderTransformed, 2).await;
+    let before = world.backend.count();
+    world.backend.wait_for(before + 6).await;
+    let early: Vec<_> = tenants
+        .paths_of("CR-31")
+        .into_iter()
+        .filter(|path| path != ORDERS)
+        .collect();
+    assert!(early.is_empty(), "before its order: {early:?}");
+    world.backend.always_for("CR-31", None);
+    world.at_end(Ends::forwarded(2)).await;
+}
+
+/// The backend refused a status, and has trouble with a later one that another secret proved. The refused one is retried meanwhile: it waits
+/// for the later one, and is not told after that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_that_is_retried_and_waits_is_compared_after_that() {
+    let tenants = tenants().await;
+    let world = &tenants.outside.world;
+    let id = "CR-35";
+    world.backend.next_for(id, [Said::Accept, Said::status(422)]);
+    tenants.send("careem", Platform, Some(B), &order(id)).await.event_id();
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    tenants
+        .send("careem", B, Some(B), &change(id, "preparing"))
+        .await
+        .event_id();
+    world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    world.backend.always_for(id, Some(Said::status(503)));
+    tenants
+        .send("careem", Platform, Some(B), &change(id, "picked_up"))
+        .await
+        .event_id();
+    world.has_parked(1).await;
+    world.retry_dead_letters().await;
+    world.log.wait_for(EventType::OrderRetryRequested, 1).await;
+    let before = world.backend.count();
+    world.backend.wait_for(before + 4).await;
+    world.backend.always_for(id, None);
+    let ignored = &world.log.payloads(EventType::OrderIgnored, 1).await[0];
+    assert_eq!(ignored["reason"], "SUPERSEDED", "{ignored}");
+    world.at_end(Ends::forwarded(2).ignored(1)).await;
+}
+
+impl Tenants {
+    /// News of an order that the backend does not have: of the branch, which are tried again in an hour, and of the platform behind them.
+    async fn news_before_their_order(&self, id: &str) {
+        let world = &self.outside.world;
+        world.backend.always_for(id, Some(Said::status(404)));
+        self.send("careem", B, Some(B), &change(id, "preparing"))
+            .await
+            .event_id();
+        world.log.wait_for(EventType::OrderForwardFailed, 4).await;
+        self.send("careem", Platform, Some(B), &change(id, "picked_up"))
+            .await
+            .event_id();
+        world.log.wait_for(EventType::OrderTransformed, 2).await;
+        world.backend.always_for(id, None);
+    }
+}
+
+/// News by both secrets come before their order. They do not keep it, and are told as soon as it is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn news_in_two_lanes_let_their_order_pass() {
+    let tenants = patient_tenants().await;
+    let id = "CR-32";
+    tenants.news_before_their_order(id).await;
+    tenants.send("careem", Platform, Some(B), &order(id)).await.event_id();
+    tenants.outside.world.at_end(Ends::forwarded(3)).await;
+    let paths = tenants.paths_of(id);
+    let status = format!("{ORDERS}/{id}/status");
+    assert_eq!(paths[4..], [ORDERS.to_owned(), status.clone(), status]);
+}
+
+/// The same, and the order comes by both secrets. No event waits for one that waits for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn news_in_two_lanes_and_announcements_in_both_wait_in_no_circle() {
+    let tenants = patient_tenants().await;
+    let world = &tenants.outside.world;
+    let id = "CR-33";
+    tenants.news_before_their_order(id).await;
+    tenants.send("careem", Platform, Some(B), &order(id)).await.event_id();
+    world.log.wait_for(EventType::OrderTransformed, 3).await;
+    tenants.send("careem", B, Some(B), &corrected(id)).await.event_id();
+    world.at_end(Ends::forwarded(3).ignored(1)).await;
+}
+
+/// The backend cannot handle yesterday's order. Today's order with its number is proven by another secret.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_that_is_used_again_does_not_wait_for_another_lane() {
+    let tenants = patient_tenants().await;
+    let world = &tenants.outside.world;
+    let away = Said::Say(503, String::new(), vec![("retry-after", "3600".into())]);
+    world.backend.next_for("CR-34", [away.clone(), away]);
+    tenants
+        .send("careem", Platform, Some(B), &order("CR-34"))
+        .await
+        .event_id();
+    world.has_parked(1).await;
+    tenants
+        .send("careem", B, Some(B), &of_another_day("CR-34"))
+        .await
+        .event_id();
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    world.at_end(Ends::forwarded(1).dead_lettered(1)).await;
+}
