@@ -135,6 +135,11 @@ impl Envelope {
         self.idempotency_key.unwrap_or(self.id.0)
     }
 
+    /// The branch, or the provider where none is known: what requests are counted and shared by.
+    pub fn branch_or_provider(&self) -> &str {
+        self.branch.as_deref().unwrap_or(&self.provider)
+    }
+
     /// Whether it is about a new order, not about a change of one.
     pub fn is_creation(&self) -> bool {
         self.webhook_type == ORDER_CREATED

@@ -212,6 +212,11 @@ impl Lanes {
         self.table().parked()
     }
 
+    /// How many events of a branch are parked, as far as their lanes name it; those of no branch count as their provider's.
+    pub fn parked_of(&self, branch: &str) -> u64 {
+        self.table().parked_of(branch)
+    }
+
     /// How many lanes without a task are due, counted up to `most`.
     pub fn due(&self, now: DateTime<Utc>, most: usize) -> usize {
         self.table().due_by(now + EARLY, most)

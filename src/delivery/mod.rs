@@ -10,3 +10,4 @@ pub mod superseded;
 pub mod breaker;
 pub mod gate;
 pub mod stage;
+mod by_branch;

@@ -34,6 +34,9 @@ pub struct Lane {
     /// head is tried again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub retried: Vec<(u64, u64)>,
+    /// The branch of the order, if one is known. Earlier versions leave it out: then it is noted when the head is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub branch: Option<String>,
 }
 
 impl Lane {
@@ -48,6 +51,7 @@ impl Lane {
             for_creation,
             creations: Some(Vec::new()),
             retried: Vec::new(),
+            branch: None,
         }
     }
 
@@ -58,6 +62,18 @@ impl Lane {
         {
             self.retried.push((sequence, original));
         }
+    }
+
+    /// Notes the branch of an event in it, if it names one.
+    pub fn note_branch(&mut self, branch: Option<&str>) {
+        if branch.is_some() && self.branch.as_deref() != branch {
+            self.branch = branch.map(str::to_owned);
+        }
+    }
+
+    /// The branch, or the provider where none is known.
+    pub fn branch_or_provider(&self) -> &str {
+        self.branch.as_deref().unwrap_or(&self.provider)
     }
 
     /// The oldest sequence that the log must have for an event in this lane: that of the event, or of the one that it takes up
@@ -220,6 +236,7 @@ mod tests {
             for_creation: true,
             creations: None,
             retried: Vec::new(),
+            branch: None,
         }
     }
 

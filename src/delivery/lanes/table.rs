@@ -1,6 +1,9 @@
 //! Which lanes are open, and which of them is due next. In memory, no I/O.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use chrono::{DateTime, Utc};
 
@@ -8,7 +11,7 @@ use super::{
     Lane,
     checksum::{LanePast, LanesChecksum},
 };
-use crate::journal::codec::OrderKey;
+use crate::{delivery::by_branch::ByBranch, journal::codec::OrderKey};
 
 /// A lane that is open.
 #[derive(Debug, Clone)]
@@ -16,6 +19,8 @@ pub(super) struct OpenLane {
     /// The sequence of its message, which the next write names.
     pub(super) revision: u64,
     pub(super) provider: String,
+    /// See [`Lane::branch_or_provider`].
+    branch: Arc<str>,
     /// The revisions before.
     pub(super) past: LanePast,
     /// The oldest event in it, and the oldest one that the log must have for those in it: one that is retried is older than the
@@ -37,6 +42,7 @@ impl OpenLane {
         Self {
             revision,
             provider: lane.provider.clone(),
+            branch: Arc::from(lane.branch_or_provider()),
             past,
             needs: lane.needs_from(),
             oldest: lane.sequences().min().unwrap_or_default(),
@@ -53,7 +59,7 @@ impl OpenLane {
     }
 }
 
-/// The open lanes of a stage: some 250 bytes each, so 100,000 parked orders take 25 MB.
+/// The open lanes of a stage: some 250 bytes each, so 100,000 parked orders take 25 MB. The name of a branch is kept once.
 #[derive(Debug, Default)]
 pub(super) struct LaneTable {
     open: HashMap<OrderKey, OpenLane>,
@@ -63,8 +69,9 @@ pub(super) struct LaneTable {
     oldest: BTreeSet<(u64, OrderKey)>,
     /// Those with requests for a retry, that which takes up the oldest event first.
     retrying: BTreeSet<(u64, OrderKey)>,
-    /// Events in all of them.
+    /// Events in all of them, and in those of each branch.
     events: u64,
+    by_branch: ByBranch,
     checksum: LanesChecksum,
 }
 
@@ -85,6 +92,7 @@ impl LaneTable {
             self.oldest.remove(&(before.oldest, key));
             self.retrying.remove(&(before.needs, key));
             self.events -= u64::from(before.events);
+            self.by_branch.remove(&before.branch, u64::from(before.events));
             self.checksum.remove(key, before.revision);
         }
         self.oldest.insert((lane.oldest, key));
@@ -92,6 +100,7 @@ impl LaneTable {
             self.retrying.insert((lane.needs, key));
         }
         self.events += u64::from(lane.events);
+        lane.branch = self.by_branch.add(&lane.branch, u64::from(lane.events));
         self.checksum.add(key, lane.revision);
         self.seen(lane.revision);
         if !lane.taken {
@@ -106,8 +115,14 @@ impl LaneTable {
             self.oldest.remove(&(lane.oldest, key));
             self.retrying.remove(&(lane.needs, key));
             self.events -= u64::from(lane.events);
+            self.by_branch.remove(&lane.branch, u64::from(lane.events));
             self.checksum.remove(key, lane.revision);
         }
+    }
+
+    /// How many events of a branch are parked.
+    pub(super) fn parked_of(&self, branch: &str) -> u64 {
+        self.by_branch.of(branch)
     }
 
     /// How many events are parked, and the oldest place that the log must have for one of them.
@@ -242,6 +257,7 @@ mod tests {
             for_creation: false,
             creations: None,
             retried: Vec::new(),
+            branch: None,
         };
         OpenLane::new(revision, LanePast::default(), &lane)
     }
@@ -372,6 +388,7 @@ mod tests {
             for_creation: false,
             creations: None,
             retried: Vec::new(),
+            branch: None,
         };
         assert_eq!(table.parked(), (0, None));
         table.put(key(1), OpenLane::new(1, LanePast::default(), &lane(&[9, 12])));

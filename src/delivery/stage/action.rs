@@ -3,7 +3,10 @@
 
 use super::{Stage, Worker};
 use crate::{
-    delivery::superseded::{self, NewerEvent},
+    delivery::{
+        lanes::Lane,
+        superseded::{self, NewerEvent},
+    },
     event::{EventType, Recorded, outcome::RetryRequested},
     journal::{codec::CodecError, read::decoded_at},
 };
@@ -69,6 +72,12 @@ pub(super) fn retried(event: &Recorded) -> Option<u64> {
     let is_request = event.envelope.event_type == EventType::OrderRetryRequested;
     let request = is_request.then(|| retry_request(event)).flatten()?;
     Some(request.sequence)
+}
+
+/// Notes in a lane what it needs to know of an event that it holds.
+pub(super) fn note(lane: &mut Lane, event: &Recorded) {
+    lane.note_retried(event.sequence, retried(event));
+    lane.note_branch(event.envelope.branch.as_deref());
 }
 
 /// Whether an event is for this stage: one of its types, or a request to retry one of them. A request that cannot be

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Stage, Worker,
-    action::{EventAction, is_ours, retried},
+    action::{EventAction, is_ours, note, retried},
     cause_names::outcome_of,
     doubt::Doubt,
     fair_share::{FairShare, WorkKind},
@@ -153,9 +153,8 @@ impl<S: Stage> Worker<S> {
             parked,
             message,
         } = item;
-        let sequence = recorded.sequence;
-        let provider = recorded.envelope.provider.to_string();
-        let original = retried(&recorded);
+        let (sequence, original) = (recorded.sequence, retried(&recorded));
+        let (provider, branch) = (recorded.envelope.provider.to_string(), recorded.envelope.branch.clone());
         let is_aged = self.journal.identity().is_aged(original.unwrap_or(sequence));
         let attempted = match (parked, &context.lanes) {
             (Some(parking), Some(_)) if parking.until > Utc::now() && !is_aged => Attempted::Parked(requests, parking),
@@ -167,6 +166,7 @@ impl<S: Stage> Worker<S> {
             Attempted::Parked(requests, parking) => {
                 let mut lane = Lane::new(provider, sequence, requests, parking.until, parking.for_creation);
                 lane.note_retried(sequence, original);
+                lane.branch = branch;
                 self.lanes(context)?.put(key, &lane).await?;
                 crash_stage_at(S::NAME, "after_lane");
             }
@@ -246,8 +246,8 @@ impl<S: Stage> Worker<S> {
                 continue;
             }
             let event = self.event_in(key, &lane, head).await?;
-            // An earlier version does not note it.
-            lane.note_retried(head, event.as_ref().ok().and_then(retried));
+            // An earlier version does not note all of it.
+            event.iter().for_each(|event| note(&mut lane, event));
             let attempted = self.attempt_head(key, &lane, event, context).await?;
             match attempted {
                 Attempted::Stopped => return Ok(()),

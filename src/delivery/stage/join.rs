@@ -6,7 +6,7 @@
 
 use chrono::Utc;
 
-use super::{Stage, action::retried, work_queue::QueuedEvent};
+use super::{Stage, action::note, work_queue::QueuedEvent};
 use crate::{
     delivery::lanes::{self, Lane, Lanes},
     event::Recorded,
@@ -40,7 +40,7 @@ pub(super) async fn join<S: Stage>(
         return Ok(Joined::Waits);
     }
     if lane.for_creation && S::creates(event) {
-        lane.note_retried(event.sequence, retried(event));
+        note(&mut lane, event);
         lanes.put(key, &lane.led_by(event.sequence, Utc::now())).await?;
         return Ok(Joined::Leads);
     }
@@ -69,7 +69,7 @@ pub(super) async fn wait_in_doubt<S: Stage>(
             let due_at = parked.map_or_else(Utc::now, |parked| parked.until);
             let for_creation = parked.is_some_and(|parked| parked.for_creation);
             let mut lane = Lane::new(provider, event.sequence, item.requests, due_at, for_creation);
-            lane.note_retried(event.sequence, retried(event));
+            note(&mut lane, event);
             lanes.put(key, &lane).await?;
             Ok(Joined::Waits)
         }
@@ -92,7 +92,7 @@ async fn wait_in<S: Stage>(
         return Ok(Joined::Full(lane.waiting.len()));
     }
     lane.join(event.sequence, requests, S::creates(event));
-    lane.note_retried(event.sequence, retried(event));
+    note(&mut lane, event);
     lanes.put(key, &lane).await?;
     Ok(Joined::Waits)
 }

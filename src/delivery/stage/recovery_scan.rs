@@ -33,6 +33,7 @@ pub(super) struct OpenEvent {
     pub(super) sequence: u64,
     pub(super) key: OrderKey,
     provider: String,
+    branch: Option<String>,
     /// None if it was acknowledged: it was parked.
     pub(super) event: Option<Recorded>,
     /// The event that it requests a retry of.
@@ -121,6 +122,7 @@ impl RecoveryScan {
                 sequence: event.sequence,
                 key: OrderKey::of(&event),
                 provider: event.envelope.provider.to_string(),
+                branch: event.envelope.branch.clone(),
                 requests,
                 parked: None,
                 retried: retried(&event),
@@ -237,7 +239,7 @@ impl RecoveryScan {
                     let for_creation = open.parked.is_some_and(|parked| parked.for_creation);
                     let due_at = open.parked.map_or(now, |parked| parked.until);
                     let mut lane = Lane::new(open.provider, open.sequence, open.requests, due_at, for_creation);
-                    lane.creations = None;
+                    (lane.creations, lane.branch) = (None, open.branch);
                     lane.note_retried(open.sequence, open.retried);
                     new.insert(lane);
                 }

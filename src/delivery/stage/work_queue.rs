@@ -1,11 +1,14 @@
 //! The work queue of an instance: for each order what waits, and which tasks are ready.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+};
 
 use async_nats::jetstream::Message;
 
 use super::{action::retried, rebuild::Mend};
-use crate::{event::Recorded, journal::codec::OrderKey, retry::Parking};
+use crate::{delivery::by_branch::ByBranch, event::Recorded, journal::codec::OrderKey, retry::Parking};
 
 /// Most events and lanes in the queue, waiting or at work. The consumers' `max_ack_pending` is many times that: what
 /// an instance held when it died is taken up from the log, but the server counts it until it has handed it out again.
@@ -105,7 +108,9 @@ pub(super) struct WorkQueue {
     /// Orders with something at work, and what waits behind it.
     orders: HashMap<OrderKey, VecDeque<Work>>,
     ready: VecDeque<Task>,
-    sequences: HashSet<u64>,
+    /// Events, each with its branch.
+    sequences: HashMap<u64, Arc<str>>,
+    by_branch: ByBranch,
     /// Requests for a retry among them, each with the event that is retried.
     retried: HashMap<u64, u64>,
     /// Lanes that are at work or have their turn to come.
@@ -120,7 +125,8 @@ impl WorkQueue {
         Self {
             orders: HashMap::new(),
             ready: VecDeque::new(),
-            sequences: HashSet::new(),
+            sequences: HashMap::new(),
+            by_branch: ByBranch::default(),
             retried: HashMap::new(),
             due: HashSet::new(),
             mends: 0,
@@ -146,6 +152,11 @@ impl WorkQueue {
         self.sequences.len()
     }
 
+    /// How many of them are of a branch; those of no branch count as their provider's.
+    pub(super) fn events_of(&self, branch: &str) -> u64 {
+        self.by_branch.of(branch)
+    }
+
     /// Whether an event is held, at work or waiting.
     pub(super) fn has_events(&self) -> bool {
         !self.sequences.is_empty()
@@ -169,7 +180,7 @@ impl WorkQueue {
     }
 
     pub(super) fn is_queued(&self, sequence: u64) -> bool {
-        self.sequences.contains(&sequence)
+        self.sequences.contains_key(&sequence)
     }
 
     /// Lets nothing of an order begin until it is released: another instance works on it.
@@ -188,7 +199,10 @@ impl WorkQueue {
     }
 
     pub(super) fn push(&mut self, item: QueuedEvent) {
-        self.sequences.insert(item.event.sequence);
+        let branch = self.by_branch.add(item.event.envelope.branch_or_provider(), 1);
+        if let Some(known) = self.sequences.insert(item.event.sequence, branch) {
+            self.by_branch.remove(&known, 1);
+        }
         self.retried
             .extend(retried(&item.event).map(|original| (item.event.sequence, original)));
         self.bytes += item.event.payload.len();
@@ -227,7 +241,9 @@ impl WorkQueue {
     pub(super) fn finish(&mut self, done: Done) {
         match done.about {
             About::Event(sequence) => {
-                self.sequences.remove(&sequence);
+                if let Some(branch) = self.sequences.remove(&sequence) {
+                    self.by_branch.remove(&branch, 1);
+                }
                 self.retried.remove(&sequence);
             }
             About::Lane => drop(self.due.remove(&done.key)),
