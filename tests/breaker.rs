@@ -378,16 +378,16 @@ async fn a_trial_costs_a_parked_order_no_attempt() {
 async fn a_branch_that_the_backend_fails_for_waits_alone() {
     const BAD: usize = 50;
     const GOOD: usize = 5;
-    /// Less than a failing order of the first branch waits, again and again.
-    const WITHIN: Duration = Duration::from_secs(3);
+    /// Longer than the good orders are waited for.
+    const RESET: Duration = Duration::from_secs(60);
     let world = World::new().await;
     let other = "INSERT INTO branch_delivery_configs (id, branch_id, provider_id, company_id, merchant_id)
                  VALUES ('config-2', 'branch-2', 'provider-careem', 'company-uuid', 'merchant-2')";
     world.database.run(other).await.unwrap();
-    let settings = settings(&world, Duration::from_secs(1)).set("RETRY_DELAYS", "1s");
-    let at_work = start(&settings).await;
+    let patient = settings(&world, RESET).set("RETRY_DELAYS", "1s");
+    let at_work = start(&patient).await;
     works(&at_work).await;
-    let stands_by = start(&settings).await;
+    let stands_by = start(&patient).await;
     for id in ids("bad", BAD) {
         world.backend.always_for(&id, Some(Answer::status(500)));
     }
@@ -395,7 +395,6 @@ async fn a_branch_that_the_backend_fails_for_waits_alone() {
     // No other branch has an order yet.
     says(&world, &at_work, "open", PATIENCE).await;
     for id in ids("good", GOOD) {
-        let began = Instant::now();
         world.post_as(&at_work, "merchant-2", &order(&id)).await;
         eventually("an order of another branch is forwarded", PATIENCE, async || {
             let requests = world.backend.requests();
@@ -403,8 +402,6 @@ async fn a_branch_that_the_backend_fails_for_waits_alone() {
             if is_there { Ok(()) } else { Err(requests.len()) }
         })
         .await;
-        let took = began.elapsed();
-        assert!(took < WITHIN, "{id} was forwarded after {took:?}");
     }
     for hub in [&at_work, &stands_by] {
         says(&world, hub, "closed", PATIENCE).await;
@@ -430,6 +427,8 @@ async fn a_branch_that_the_backend_fails_for_waits_alone() {
     for id in ids("bad", BAD) {
         world.backend.always_for(&id, None);
     }
+    stands_by.terminate().await;
+    let _hub = start(&settings(&world, Duration::from_secs(1))).await;
     // What the first instance had taken is on the log; the server still waits for its acknowledgements.
     world.hand_out_again().await;
     world.at_end(Ends::forwarded(BAD + GOOD + 1)).await;

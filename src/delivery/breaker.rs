@@ -35,8 +35,13 @@ use crate::config;
 mod attendance;
 mod branches;
 mod counts;
+mod report;
 
-pub use self::{attendance::Attendance, branches::MAX_REPORTED};
+pub use self::{
+    attendance::Attendance,
+    branches::MAX_REPORTED,
+    report::{BreakerReport, FailingBranch},
+};
 
 /// Trials of the half-open state: so many at a time, and so many answers close it.
 const TRIALS: u32 = 3;
@@ -123,31 +128,6 @@ impl NotNow {
             Self::All(Some(pause)) | Self::Branch(pause) => pause,
         }
     }
-}
-
-/// A branch that the backend fails for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FailingBranch {
-    /// Its id.
-    pub branch: Arc<str>,
-    /// How long its requests wait.
-    pub remaining: Duration,
-}
-
-/// The state as one instance reports it to another. It holds the time that is left, not a time of day, so that no two
-/// clocks are compared.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BreakerReport {
-    /// The state.
-    pub state: BreakerState,
-    /// Why it is not closed.
-    pub reason: Option<String>,
-    /// How long it stays open; zero in the other states.
-    pub remaining: Duration,
-    /// Open, and only for the first of the failing branches: others may try.
-    pub is_of_one: bool,
-    /// Branches with requests that wait.
-    pub failing: Vec<FailingBranch>,
 }
 
 /// The trials of a half-open breaker.
@@ -240,6 +220,16 @@ impl Breaker {
     /// How many branches the backend fails for.
     pub fn failing(&self) -> usize {
         self.branches.count_failing()
+    }
+
+    /// Notes the code of the failure that was recorded last, of a request of this branch.
+    pub fn note_code(&mut self, branch: &str, code: &str) {
+        self.branches.note_code(branch, code);
+    }
+
+    /// Notes how many events of each branch that the backend fails for wait.
+    pub fn note_waiting(&mut self, count: impl Fn(&str) -> u64) {
+        self.branches.note_waiting(count);
     }
 
     /// How long from now until there is a point in asking again for any branch; none if one may ask now. Where every trial is under
@@ -418,6 +408,7 @@ impl Breaker {
             remaining: remaining.unwrap_or_default(),
             is_of_one: of_one.is_some(),
             failing: self.branches.report(now, of_one.map(|(branch, _)| branch)),
+            failing_in_all: self.failing(),
         }
     }
 
@@ -437,7 +428,8 @@ impl Breaker {
             return false;
         }
         let longest = self.settings.reset_timeout;
-        self.branches.adopt(now, &report.failing, longest);
+        self.branches
+            .adopt(now, (&report.failing, report.failing_in_all), longest);
         let remaining = match (report.state, report.failing.first()) {
             (BreakerState::Closed, _) => {
                 self.close();

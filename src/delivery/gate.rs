@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::{broadcast, watch};
 
-use super::breaker::{Attendance, Breaker, BreakerReport, BreakerState, NotNow, Permit, RequestOutcome};
+use super::breaker::{Attendance, Breaker, BreakerReport, BreakerState, FailingBranch, NotNow, Permit, RequestOutcome};
 use crate::config;
 
 pub mod shared;
@@ -94,6 +94,17 @@ impl Gate {
         )
     }
 
+    /// The branches that the backend fails for, of which so many are named, and how many there are in all.
+    pub fn failing(&self) -> (Vec<FailingBranch>, usize) {
+        let report = self.lock().breaker.report(Instant::now());
+        (report.failing, report.failing_in_all)
+    }
+
+    /// Notes how many events of each of these branches wait.
+    pub fn note_waiting(&self, count: impl Fn(&str) -> u64) {
+        self.lock().breaker.note_waiting(count);
+    }
+
     /// Whether a request of some branch could be made now.
     pub fn is_passable(&self) -> bool {
         let (mut gate, now) = (self.lock(), Instant::now());
@@ -146,6 +157,7 @@ impl Gate {
             gate: Arc::clone(self),
             permit,
             outcome: RequestOutcome::Abandoned,
+            code: None,
         })
     }
 
@@ -313,6 +325,8 @@ pub struct Pass {
     gate: Arc<Gate>,
     permit: Permit,
     outcome: RequestOutcome,
+    /// The code of its failure.
+    code: Option<String>,
 }
 
 impl Pass {
@@ -325,6 +339,12 @@ impl Pass {
     pub fn record(mut self, outcome: RequestOutcome) {
         self.outcome = outcome;
     }
+
+    /// The same, with the code of the failure, if it is one.
+    pub fn record_with_code(mut self, outcome: RequestOutcome, code: Option<&str>) {
+        self.outcome = outcome;
+        self.code = code.map(str::to_owned);
+    }
 }
 
 impl Drop for Pass {
@@ -335,6 +355,9 @@ impl Drop for Pass {
             let before = state.breaker.is_failing(permit.branch());
             state.attendance.request_ends(now);
             state.breaker.record(now, permit, outcome);
+            if let Some(code) = &self.code {
+                state.breaker.note_code(permit.branch(), code);
+            }
             let is_failing = state.breaker.is_failing(permit.branch());
             (is_failing != before).then(|| {
                 gate.target.show_failing(state.breaker.failing());

@@ -148,6 +148,10 @@ pub trait Stage: Send + Sync + 'static {
     /// Called when an event of this stage is on the log.
     fn recorded(&self, _: &NewEvent, _: Appended) {}
 
+    /// Called every two seconds. `of`: how many events of a branch are in memory or parked; those of no branch count as their
+    /// provider's.
+    fn waiting(&self, _of: &dyn Fn(&str) -> u64) {}
+
     /// Handles an event and returns the events that follow from it. `request` counts from 1.
     fn handle(&self, event: &Recorded, request: u32) -> impl Future<Output = Result<Vec<NewEvent>, Failure>> + Send;
 
@@ -483,6 +487,9 @@ impl<S: Stage> Worker<S> {
         in_flight.gaps.compare(seen.handed_out, taking)?;
         let stopped_by = self.stage.is_held_up().then_some(S::WAITS_FOR);
         gauges.note(seen, context, in_flight, stopped_by);
+        let parked = |branch: &str| context.lanes.as_ref().map_or(0, |lanes| lanes.parked_of(branch));
+        self.stage
+            .waiting(&|branch| in_flight.queue.events_of(branch) + parked(branch));
         due::take_up_aged(self.journal.identity().aged_up_to(), context, in_flight);
         Ok(())
     }

@@ -19,14 +19,17 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodRouter, get},
 };
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::{Servers, expiry::Expiries};
 use crate::{
     database::{self, Database},
-    delivery::{breaker, gate::Gate},
+    delivery::{
+        breaker::{self, FailingBranch},
+        gate::Gate,
+    },
     event::stage::PROJECTION,
     journal::{Journal, identity::finding},
     projection::writer,
@@ -130,6 +133,9 @@ async fn all_with_reasons(State(health): State<Arc<Health>>) -> Response {
     body["version"] = json!(env!("CARGO_PKG_VERSION"));
     let (state, reason) = health.gate.state();
     body["circuitBreaker"] = json!({ "state": state.as_str(), "reason": reason });
+    let (failing, in_all) = health.gate.failing();
+    body["circuitBreaker"]["failingBranches"] = failing.iter().map(of_branch).collect();
+    body["circuitBreaker"]["failingBranchesInAll"] = in_all.into();
     let acknowledging = health.journal.acknowledging();
     body["credentials"] = health.expiring.report();
     body["observed"] = health.observed().into_iter().collect();
@@ -153,6 +159,18 @@ async fn all_with_reasons(State(health): State<Arc<Health>>) -> Response {
     body["tables"] = health.tables();
     body["instance"] = json!({ "id": health.instance_id, "stages": health.journal.roles().all() });
     (code(up), Json(body)).into_response()
+}
+
+/// A branch that the backend fails for.
+fn of_branch(failing: &FailingBranch) -> Value {
+    let since = TimeDelta::from_std(failing.since).ok().map(|ago| Utc::now() - ago);
+    json!({
+        "branch": &*failing.branch,
+        "since": since.map(|since| since.to_rfc3339_opts(SecondsFormat::Secs, true)),
+        "waiting": failing.waiting,
+        "code": failing.code.as_deref(),
+        "retryInSeconds": failing.remaining.as_secs(),
+    })
 }
 
 /// The provider that a path names.

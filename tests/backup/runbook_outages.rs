@@ -96,6 +96,36 @@ impl Trouble {
         self.all_is_well().await;
     }
 
+    async fn one_restaurants_orders_fail(&mut self) {
+        let [look] = steps("One restaurant's orders fail")[..] else {
+            panic!("other steps")
+        };
+        for id in ids("branch", 6) {
+            self.world.backend.always_for(&id, Some(Answer::status(502)));
+        }
+        self.post("branch", 6).await;
+        self.world.breaker_becomes(&self.hub, "open").await;
+        let seen = self.shell.runs("webhook-hub status", 1).await;
+        assert!(
+            seen.contains("the branch branch-uuid since") && seen.contains("BACKEND_502"),
+            "{seen}"
+        );
+        let variables = [("BRANCH_ID", "branch-uuid"), ("ORDER_ID", "CR-branch-0")];
+        let variables = variables.map(|(name, value)| (name, value.to_owned()));
+        self.shell.variables.extend(variables);
+        eventually("the orders are listed", PATIENCE, async || {
+            let looked = self.shell.runs(look, 0).await;
+            let is_there = looked.contains("CR-branch-5") && looked.contains("BACKEND_502");
+            if is_there { Ok(()) } else { Err(looked) }
+        })
+        .await;
+        for id in ids("branch", 6) {
+            self.world.backend.always_for(&id, None);
+        }
+        self.world.breaker_becomes(&self.hub, "closed").await;
+        self.all_is_well().await;
+    }
+
     async fn nats_is_down_and_the_log_is_full(&mut self) {
         let [larger] = steps("NATS is down, or the log is full")[..] else {
             panic!("other steps")
@@ -201,6 +231,7 @@ mod long {
     async fn the_runbook_of_outages() {
         let mut trouble = Trouble::new().await;
         trouble.the_backend_is_down().await;
+        trouble.one_restaurants_orders_fail().await;
         trouble.nats_is_down_and_the_log_is_full().await;
         trouble.postgresql_is_down().await;
         trouble.a_provider_changed_its_format().await;

@@ -108,15 +108,25 @@ async fn status_names_what_needs_a_person() {
     world.backend.otherwise(Answer::status(503));
     world.post_orders(&hub, ids("away", 12)).await;
     world.breaker_becomes(&hub, "open").await;
-    let open = problems_become(&operator, &["breaker_not_closed", "dead_letters"]).await;
+    let away = ["breaker_not_closed", "branch_failing", "dead_letters"];
+    let open = problems_become(&operator, &away).await;
     assert_eq!(open["breaker"]["state"], "open");
+    let failing = &open["breaker"]["failingBranches"][0];
+    assert_eq!(
+        (
+            &failing["branch"],
+            &failing["code"],
+            &open["breaker"]["failingBranchesInAll"]
+        ),
+        (&json!("branch-uuid"), &json!("BACKEND_503"), &json!(1))
+    );
 
     // PostgreSQL cannot be read: the rest is still shown.
     let without = world
         .nats
         .settings("hub")
         .set("DATABASE_URL", "postgres://hub:secret-word@127.0.0.1:1/none");
-    let blind = problems_become(&without, &["breaker_not_closed", "dead_letters", "database_unreadable"]).await;
+    let blind = problems_become(&without, &[&away[..], &["database_unreadable"]].concat()).await;
     assert_eq!(blind["database"], Value::Null);
     assert!(!blind.to_string().contains("secret-word"), "{blind}");
 

@@ -1,6 +1,7 @@
 //! What the breaker knows of each branch: what it counted, and whether the branch's requests wait.
 
 use std::{
+    cmp::Reverse,
     collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
@@ -24,6 +25,8 @@ const FORGET_AFTER: Duration = Duration::from_secs(3600);
 /// Most failing branches that are reported to other instances, and most bytes of each one's name.
 pub const MAX_REPORTED: usize = 16;
 const MAX_NAME_BYTES: usize = 64;
+/// Most bytes of a failure's code that are kept. The hub's codes are shorter.
+const MAX_CODE_BYTES: usize = 48;
 
 /// The backend fails for a branch: its requests wait, then a few are trials.
 #[derive(Debug)]
@@ -31,6 +34,15 @@ struct Failing {
     until: Instant,
     begun: u32,
     succeeded: u32,
+    facts: FailingFacts,
+}
+
+/// For people.
+#[derive(Debug, Clone)]
+struct FailingFacts {
+    since: Instant,
+    waiting: u64,
+    code: Option<Arc<str>>,
 }
 
 #[derive(Debug, Default)]
@@ -51,6 +63,8 @@ pub(super) struct Branches {
     /// Number of the newest state of any branch.
     turns: u64,
     tidied: Option<Instant>,
+    /// How many failing branches another instance has beside those that it named.
+    unnamed: usize,
 }
 
 /// What a request's outcome says about its branch.
@@ -94,6 +108,7 @@ impl Branches {
 
     /// A request of the branch begins: the name under which it is counted, its state, and whether it is a trial of the branch.
     pub(super) fn begin(&mut self, now: Instant, branch: &str) -> (Arc<str>, u64, bool) {
+        self.unnamed = 0;
         let name = self.name(now, branch);
         let turns = &mut self.turns;
         let branch = self.known.entry(Arc::clone(&name)).or_insert_with(|| Branch {
@@ -179,10 +194,17 @@ impl Branches {
 
     /// The branch's requests wait until then.
     pub(super) fn fails(&mut self, name: &Arc<str>, now: Instant, until: Instant) {
+        let known = self.known.get(name).and_then(|known| known.failing.as_ref());
+        let facts = known.map(|failing| failing.facts.clone());
         let failing = Failing {
             until,
             begun: 0,
             succeeded: 0,
+            facts: facts.unwrap_or(FailingFacts {
+                since: now,
+                waiting: 0,
+                code: None,
+            }),
         };
         let branch = Branch {
             failing: Some(failing),
@@ -191,6 +213,23 @@ impl Branches {
             ..Branch::default()
         };
         self.known.insert(Arc::clone(name), branch);
+    }
+
+    /// Notes the code of the last failure of a branch, if it is failing.
+    pub(super) fn note_code(&mut self, branch: &str, code: &str) {
+        let known = self.known.get_mut(branch).and_then(|branch| branch.failing.as_mut());
+        if let Some(failing) = known {
+            failing.facts.code = kept(code);
+        }
+    }
+
+    /// Notes how many events wait of each failing branch.
+    pub(super) fn note_waiting(&mut self, count: impl Fn(&str) -> u64) {
+        for (name, branch) in &mut self.known {
+            if let Some(failing) = &mut branch.failing {
+                failing.facts.waiting = count(name);
+            }
+        }
     }
 
     /// The breaker opened for all: no branch is at fault alone. The ones that failed let the others go first until then.
@@ -233,34 +272,52 @@ impl Branches {
 
     /// How many branches the backend fails for.
     pub(super) fn count_failing(&self) -> usize {
-        self.known.values().filter(|branch| branch.failing.is_some()).count()
+        let named = self.known.values().filter(|branch| branch.failing.is_some());
+        named.count() + self.unnamed
     }
 
-    /// For other instances: the failing branches, this one first.
+    /// For other instances and for people: the failing branches, this one first, then those that most events wait for.
     pub(super) fn report(&self, now: Instant, first: Option<&Arc<str>>) -> Vec<FailingBranch> {
         let failing = self.known.iter().filter_map(|(name, branch)| {
             let failing = branch.failing.as_ref()?;
             (name.len() <= MAX_NAME_BYTES).then(|| FailingBranch {
                 branch: Arc::clone(name),
                 remaining: failing.until.saturating_duration_since(now),
+                since: now.saturating_duration_since(failing.facts.since),
+                waiting: failing.facts.waiting,
+                code: failing.facts.code.clone(),
             })
         });
         let mut failing: Vec<_> = failing.collect();
         failing.sort_by(|a, b| {
-            let place = |one: &FailingBranch| first != Some(&one.branch);
+            let place = |one: &FailingBranch| (first != Some(&one.branch), Reverse(one.waiting));
             (place(a), &a.branch).cmp(&(place(b), &b.branch))
         });
         failing.truncate(MAX_REPORTED);
         failing
     }
 
-    /// What another instance reported, in place of all that was known.
-    pub(super) fn adopt(&mut self, now: Instant, failing: &[FailingBranch], longest: Duration) {
+    /// What another instance reported, and how many there are in all, in place of all that was known.
+    pub(super) fn adopt(&mut self, now: Instant, (failing, in_all): (&[FailingBranch], usize), longest: Duration) {
         self.known.clear();
         for one in failing.iter().take(MAX_REPORTED) {
             self.fails(&one.branch, now, now + one.remaining.min(longest));
+            if let Some(failing) = self.known.get_mut(&one.branch).and_then(|known| known.failing.as_mut()) {
+                failing.facts = FailingFacts {
+                    // A clock that began later than that cannot say it.
+                    since: now.checked_sub(one.since).unwrap_or(now),
+                    waiting: one.waiting,
+                    code: one.code.as_deref().and_then(kept),
+                };
+            }
         }
+        self.unnamed = in_all.saturating_sub(self.known.len());
     }
+}
+
+/// A code, unless it is too long to be one.
+fn kept(code: &str) -> Option<Arc<str>> {
+    (code.len() <= MAX_CODE_BYTES).then(|| Arc::from(code))
 }
 
 fn next(turns: &mut u64) -> u64 {

@@ -126,6 +126,7 @@ fn report_of(state: BreakerState, remaining: Duration) -> BreakerReport {
         remaining,
         is_of_one: false,
         failing: Vec::new(),
+        failing_in_all: 0,
     }
 }
 

@@ -39,7 +39,7 @@ pub const SUBJECT: &str = "hub.breaker";
 const REPEAT_EVERY: Duration = Duration::from_millis(500);
 /// How often while it is closed: an instance that missed the change learns of it after this.
 const REPEAT_CLOSED_EVERY: Duration = Duration::from_secs(5);
-/// Most bytes of a message that are read. A report has about two hundred.
+/// Most bytes of a message that are written or read. A report has about two hundred, and as many for each failing branch.
 const MAX_MESSAGE_BYTES: usize = 4096;
 /// Most characters of another instance's reason. The hub's reasons are sentences.
 const MAX_REASON_CHARS: usize = 256;
@@ -67,6 +67,9 @@ struct BreakerMessage {
     /// Branches that the backend fails for: their requests wait. Earlier versions do not say it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     branches: Vec<BranchMessage>,
+    /// How many there are in all. Earlier versions do not say it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    branches_in_all: usize,
 }
 
 /// One of the branches that the backend fails for.
@@ -75,6 +78,44 @@ struct BreakerMessage {
 struct BranchMessage {
     branch: String,
     remaining_ms: u64,
+    /// How long the backend has failed for it. Earlier versions do not say it, nor what follows.
+    #[serde(default)]
+    since_ms: u64,
+    /// How many of its events wait.
+    #[serde(default)]
+    waiting: u64,
+    /// The code of its last failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    code: Option<String>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
+const fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+impl From<FailingBranch> for BranchMessage {
+    fn from(failing: FailingBranch) -> Self {
+        Self {
+            branch: failing.branch.to_string(),
+            remaining_ms: millis(failing.remaining),
+            since_ms: millis(failing.since),
+            waiting: failing.waiting,
+            code: failing.code.map(|code| code.to_string()),
+        }
+    }
+}
+
+impl From<BranchMessage> for FailingBranch {
+    fn from(message: BranchMessage) -> Self {
+        Self {
+            branch: Arc::from(message.branch),
+            remaining: Duration::from_millis(message.remaining_ms),
+            since: Duration::from_millis(message.since_ms),
+            waiting: message.waiting,
+            code: message.code.map(Arc::from),
+        }
+    }
 }
 
 /// Publishes and receives reports until it is stopped.
@@ -165,25 +206,17 @@ impl BreakerSharing {
         if !self.connection.is_up() {
             return;
         }
-        let message = BreakerMessage {
+        let payload = written(BreakerMessage {
             instance: self.instance.clone(),
             state: report.state,
             reason: report.reason,
             remaining_ms: millis(report.remaining),
             repeat,
             of_one_branch: report.is_of_one,
-            branches: report
-                .failing
-                .into_iter()
-                .map(|one| BranchMessage {
-                    branch: one.branch.to_string(),
-                    remaining_ms: millis(one.remaining),
-                })
-                .collect(),
-        };
-        let Ok(payload) = serde_json::to_vec(&message) else {
-            return;
-        };
+            branches: report.failing.into_iter().map(BranchMessage::from).collect(),
+            branches_in_all: report.failing_in_all,
+        });
+        let Ok(payload) = payload else { return };
         let publish = self.connection.client.publish(SUBJECT, Bytes::from(payload));
         match tokio::time::timeout(SAY_TIMEOUT, publish).await {
             Ok(Ok(())) => {
@@ -196,9 +229,24 @@ impl BreakerSharing {
     }
 }
 
+/// The message, with as many of the branches as it has room for.
+fn written(mut message: BreakerMessage) -> serde_json::Result<Vec<u8>> {
+    loop {
+        let payload = serde_json::to_vec(&message)?;
+        if payload.len() <= MAX_MESSAGE_BYTES || message.branches.pop().is_none() {
+            return Ok(payload);
+        }
+    }
+}
+
 /// Rounded up, so that no instance sends a request earlier than this one would.
 fn millis(remaining: Duration) -> u64 {
     u64::try_from(remaining.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
+}
+
+/// The report that a message holds, for one that is no instance; none if it is unreadable.
+pub fn report_in(payload: &[u8]) -> Option<BreakerReport> {
+    read(payload, "")
 }
 
 /// The report of another instance; none if the message is this instance's own, or unreadable.
@@ -224,11 +272,9 @@ fn read(payload: &[u8], own_name: &str) -> Option<BreakerReport> {
             .branches
             .into_iter()
             .take(MAX_REPORTED)
-            .map(|one| FailingBranch {
-                branch: Arc::from(one.branch),
-                remaining: Duration::from_millis(one.remaining_ms),
-            })
+            .map(FailingBranch::from)
             .collect(),
+        failing_in_all: message.branches_in_all,
     })
 }
 
@@ -253,21 +299,43 @@ mod tests {
             remaining: Duration::from_millis(1500),
             is_of_one: false,
             failing: Vec::new(),
+            failing_in_all: 0,
         };
         assert_eq!(read_json(&message), Some(expected.clone()));
         // What this version adds.
         let mut message = message;
         message["ofOneBranch"] = json!(true);
         message["branches"] = json!([{ "branch": "b-1", "remainingMs": 1500 }]);
-        let failing = vec![FailingBranch {
+        let failing = FailingBranch {
             branch: "b-1".into(),
             remaining: expected.remaining,
-        }];
+            since: Duration::ZERO,
+            waiting: 0,
+            code: None,
+        };
+        let expected = BreakerReport {
+            is_of_one: true,
+            failing: vec![failing.clone()],
+            ..expected
+        };
+        assert_eq!(read_json(&message), Some(expected.clone()));
+        message["branchesInAll"] = json!(20);
+        let (since, waiting) = (Duration::from_secs(60), 7);
+        let facts = json!({ "sinceMs": 60_000, "waiting": waiting, "code": "BACKEND_500" });
+        for (name, value) in facts.as_object().unwrap() {
+            message["branches"][0][name] = value.clone();
+        }
+        let failing = FailingBranch {
+            since,
+            waiting,
+            code: Some("BACKEND_500".into()),
+            ..failing
+        };
         assert_eq!(
             read_json(&message),
             Some(BreakerReport {
-                is_of_one: true,
-                failing,
+                failing: vec![failing],
+                failing_in_all: 20,
                 ..expected
             })
         );
@@ -290,6 +358,38 @@ mod tests {
         );
         assert_eq!(read(b"", "me"), None);
         assert_eq!(read(b"\xff", "me"), None);
+    }
+
+    /// However long names are, other instances read the message, and how many branches there are.
+    #[test]
+    fn a_message_is_no_longer_than_what_is_read() {
+        let failing = |number: usize| FailingBranch {
+            branch: format!("{number}{}", "\u{1}".repeat(60)).into(),
+            remaining: Duration::MAX,
+            since: Duration::MAX,
+            waiting: u64::MAX,
+            code: Some("C".repeat(48).into()),
+        };
+        let message = BreakerMessage {
+            instance: "you".into(),
+            state: BreakerState::Closed,
+            reason: None,
+            remaining_ms: 0,
+            repeat: true,
+            of_one_branch: false,
+            branches: (0..MAX_REPORTED).map(|number| failing(number).into()).collect(),
+            branches_in_all: 40,
+        };
+        let report = read(&written(message).unwrap(), "me").unwrap();
+        assert_eq!(
+            (&*report.failing[0].branch, report.failing_in_all),
+            (&*failing(0).branch, 40)
+        );
+        assert!(
+            (4..MAX_REPORTED).contains(&report.failing.len()),
+            "{}",
+            report.failing.len()
+        );
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The problems in a status: what needs a person, and the remedy. Pure.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 
-use super::status::{DatabaseStatus, HubStatus, NEARLY_FULL, Problem, TABLES_LAG};
+use super::status::{BreakerStatus, DatabaseStatus, HubStatus, NEARLY_FULL, Problem, TABLES_LAG};
+use crate::operator::output::counted;
 
 /// The problems, the worst first: what stops all orders, then what stops some, then what only hides information.
 pub(super) fn of(status: &HubStatus, trouble: Option<String>, now: DateTime<Utc>) -> Vec<Problem> {
@@ -73,6 +74,7 @@ fn of_stages(status: &HubStatus, problems: &mut Vec<Problem>) {
             remedy: "fix the backend; orders wait on the log and are then forwarded without further action".into(),
         });
     }
+    of_branches(&status.breaker, problems);
     for (provider, breaker) in status.instances.iter().flat_map(|one| &one.provider_breakers) {
         let reason = breaker.reason.as_deref().unwrap_or("the reason is unknown");
         problems.push(Problem {
@@ -81,6 +83,39 @@ fn of_stages(status: &HubStatus, problems: &mut Vec<Problem>) {
             remedy:
                 "fix the connection to the provider, or its credentials; requests to it wait meanwhile, orders do not"
                     .into(),
+        });
+    }
+}
+
+fn of_branches(breaker: &BreakerStatus, problems: &mut Vec<Problem>) {
+    let remedy = "fix the backend for this restaurant; its orders wait, those of other branches do not. `webhook-hub orders list \
+                  --undelivered --branch ID` shows them, so that the restaurant can be called";
+    for failing in &breaker.failing_branches {
+        let code = failing.code.as_ref().map(|code| format!(", the last time with {code}"));
+        problems.push(Problem {
+            code: "branch_failing",
+            message: format!(
+                "the backend has failed for the branch {} since {}{}; {} wait",
+                failing.branch,
+                failing.since.to_rfc3339_opts(SecondsFormat::Secs, true),
+                code.unwrap_or_default(),
+                counted(
+                    i64::try_from(failing.waiting).unwrap_or(i64::MAX),
+                    "event of it",
+                    "events of it"
+                ),
+            ),
+            remedy: remedy.into(),
+        });
+    }
+    let more = breaker
+        .failing_branches_in_all
+        .saturating_sub(breaker.failing_branches.len());
+    if more > 0 {
+        problems.push(Problem {
+            code: "branch_failing",
+            message: format!("the backend fails for {more} more branches, which are not named here"),
+            remedy: "the log of the instance that forwards names each of them".into(),
         });
     }
 }

@@ -5,16 +5,17 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Context as _;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{StreamExt as _, future::try_join_all};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::orders::{self, OrderCounts, OrderFilter};
 use crate::{
     database::{Connection as Postgres, Database, query},
     dead_letters::causes::Cause,
     delivery::{
-        gate::shared::SUBJECT as BREAKER_SUBJECT,
+        breaker::BreakerReport,
+        gate::shared::{SUBJECT as BREAKER_SUBJECT, report_in},
         lease::{self, RENEWED_WITHIN},
     },
     event::stage,
@@ -28,8 +29,6 @@ use crate::{
 pub(super) const NEARLY_FULL: f64 = 0.9;
 /// How long the tables may lag behind the log. A transaction gathers events for a second at most.
 pub(super) const TABLES_LAG: Duration = Duration::from_secs(60);
-/// Largest report of a breaker, in bytes.
-const MOST_SAID_BYTES: usize = 4096;
 /// Largest announcement of an instance, in bytes; it has some thirty for each provider.
 const MOST_ANNOUNCED_BYTES: usize = 16 * 1024;
 /// Most instances that are listed.
@@ -124,7 +123,7 @@ pub struct StageStatus {
 }
 
 /// The breaker.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BreakerStatus {
     /// `closed`, `open` or `half_open`. An instance reports at least once a second that it is not closed.
@@ -132,8 +131,48 @@ pub struct BreakerStatus {
     /// Why it is not closed.
     pub reason: Option<String>,
     /// How long it stays open, in milliseconds.
-    #[serde(default)]
     pub remaining_ms: u64,
+    /// Branches that the backend fails for, those that most events wait for first.
+    pub failing_branches: Vec<FailingBranchStatus>,
+    /// How many there are in all; the list has 16 at most.
+    pub failing_branches_in_all: usize,
+}
+
+/// A branch that the backend fails for.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FailingBranchStatus {
+    /// Its id.
+    pub branch: String,
+    /// Since when, by the clock of this command.
+    pub since: DateTime<Utc>,
+    /// How many of its events wait, in memory and parked: orders, and news about them.
+    pub waiting: u64,
+    /// The code of the last failure; none if the instance is of an earlier version.
+    pub code: Option<String>,
+    /// How long its events wait until the next are tried, in milliseconds.
+    pub remaining_ms: u64,
+}
+
+impl BreakerStatus {
+    fn of(report: BreakerReport, now: DateTime<Utc>) -> Self {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let failing = report.failing.into_iter().map(|failing| FailingBranchStatus {
+            branch: failing.branch.to_string(),
+            since: TimeDelta::from_std(failing.since).map_or(now, |ago| now - ago),
+            waiting: failing.waiting,
+            code: failing.code.map(|code| code.to_string()),
+            remaining_ms: millis(failing.remaining),
+        });
+        let failing: Vec<_> = failing.collect();
+        Self {
+            state: report.state.as_str().to_owned(),
+            reason: report.reason,
+            remaining_ms: millis(report.remaining),
+            failing_branches_in_all: report.failing_in_all.max(failing.len()),
+            failing_branches: failing,
+        }
+    }
 }
 
 /// The state of the tables.
@@ -238,22 +277,16 @@ async fn one(connection: &Connection, name: &'static str) -> anyhow::Result<Stag
 /// Listens for reports of the breaker from the forwarding instance; without a report it is closed.
 async fn breaker(connection: &Connection) -> anyhow::Result<BreakerStatus> {
     let mut reports = connection.client.subscribe(BREAKER_SUBJECT).await?;
-    let closed = BreakerStatus {
-        state: "closed".into(),
-        reason: None,
-        remaining_ms: 0,
-    };
     let report = tokio::time::timeout(RENEWED_WITHIN, async {
         while let Some(message) = reports.next().await {
-            if message.payload.len() <= MOST_SAID_BYTES
-                && let Ok(report) = serde_json::from_slice::<BreakerStatus>(&message.payload)
-            {
+            if let Some(report) = report_in(&message.payload) {
                 return report;
             }
         }
         std::future::pending().await
     });
-    Ok(report.await.unwrap_or(closed))
+    let report = report.await.unwrap_or_else(|_| BreakerReport::closed());
+    Ok(BreakerStatus::of(report, Utc::now()))
 }
 
 /// Listens for the announcements of instances.

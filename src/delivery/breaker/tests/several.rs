@@ -172,6 +172,73 @@ fn who_takes_over_knows_the_branches_that_wait() {
     assert_eq!(stands_by.not_now(now, "good"), Some(NotNow::All(Some(RESET))));
 }
 
+/// Since when, how the last request failed and what waits is known for as long as the branch fails, on other instances as well.
+#[test]
+fn what_is_told_of_a_failing_branch() {
+    let (mut works, now) = (breaker(), Instant::now());
+    succeeds(&mut works, now, "good").unwrap();
+    works.note_code("good", "BACKEND_500");
+    for _ in 0..5 {
+        fails(&mut works, now, "bad").unwrap();
+    }
+    works.note_code("bad", "BACKEND_500");
+    works.note_waiting(|branch| if branch == "bad" { 7 } else { 0 });
+    // A trial fails in another way.
+    let later = now + RESET;
+    fails(&mut works, later, "bad").unwrap();
+    works.note_code("bad", "BACKEND_TIMEOUT");
+    let told = |breaker: &Breaker, now: Instant| {
+        let failing = breaker.report(now).failing;
+        let [failing] = &failing[..] else { panic!("{failing:?}") };
+        (failing.since, failing.waiting, failing.code.clone())
+    };
+    let expected = (RESET, 7, Some(Arc::from("BACKEND_TIMEOUT")));
+    assert_eq!(told(&works, later), expected);
+    let mut stands_by = breaker();
+    // Its clock has run for longer than the branch has failed.
+    let elsewhere = later + RESET;
+    assert!(stands_by.hear(elsewhere, &Attendance::default(), works.report(later)));
+    assert_eq!(told(&stands_by, elsewhere), expected);
+    for _ in 0..3 {
+        succeeds(&mut works, later + RESET, "bad").unwrap();
+    }
+    assert_eq!(works.report(later + RESET).failing, []);
+    // When it fails again, that is new.
+    for _ in 0..5 {
+        fails(&mut works, later + RESET, "bad").unwrap();
+    }
+    assert_eq!(told(&works, later + RESET), (Duration::ZERO, 0, None));
+}
+
+/// Those that most events wait for are named, and all of them are counted.
+#[test]
+fn the_worst_of_many_failing_branches_are_named() {
+    const MANY: usize = MAX_REPORTED + 4;
+    let (mut works, now) = (breaker(), Instant::now());
+    for number in 0..MANY {
+        // Failures of several branches in a row open it for all.
+        for _ in 0..5 {
+            succeeds(&mut works, now, "good").unwrap();
+            fails(&mut works, now, &number.to_string()).unwrap();
+        }
+    }
+    assert_eq!(works.failing(), MANY);
+    works.note_waiting(|branch| branch.parse().unwrap());
+    let report = works.report(now);
+    let named: Vec<_> = report.failing.iter().map(|failing| failing.waiting).collect();
+    let worst: Vec<_> = (4..MANY as u64).rev().collect();
+    assert_eq!((named, report.failing_in_all), (worst, MANY));
+    let mut stands_by = breaker();
+    assert!(stands_by.hear(now, &Attendance::default(), report));
+    assert_eq!(
+        (stands_by.failing(), stands_by.report(now).failing_in_all),
+        (MANY, MANY)
+    );
+    // What it finds itself counts from then on.
+    succeeds(&mut stands_by, now, "good").unwrap();
+    assert_eq!(stands_by.failing(), MAX_REPORTED);
+}
+
 /// Requests that hang for longer than failures are counted.
 #[test]
 fn requests_that_fail_late_open_it() {
