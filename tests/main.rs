@@ -57,6 +57,7 @@ mod backend_down;
 mod answers;
 mod no_loop;
 mod breaker;
+mod branches_apart;
 mod redelivery;
 mod response_wait;
 mod handover;

@@ -88,6 +88,19 @@ impl AnswerVerdict {
         }
     }
 
+    /// The code of a temporary failure.
+    pub fn failure(&self) -> Option<&str> {
+        match self {
+            Self::Temporary { error, .. } => Some(&error.code),
+            _ => None,
+        }
+    }
+
+    /// Whether the request came to its time limit.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::Temporary { error, .. } if error.code == BACKEND_TIMEOUT)
+    }
+
     /// Whether the request can have reached the backend: a connection was opened.
     pub fn is_reached(&self) -> bool {
         !matches!(self, Self::Temporary { error, .. } if error.code == BACKEND_UNREACHABLE)
@@ -96,6 +109,8 @@ impl AnswerVerdict {
 
 /// Code of a request for which no connection could be opened.
 const BACKEND_UNREACHABLE: &str = "BACKEND_UNREACHABLE";
+/// Code of a request that was not answered in time.
+const BACKEND_TIMEOUT: &str = "BACKEND_TIMEOUT";
 
 /// Reads an answer; `standing` is what is known of the backend with it.
 pub fn classify(request: RequestKind, answer: &Answer, standing: BackendEvidence) -> AnswerVerdict {

@@ -8,12 +8,12 @@ use std::{
 use anyhow::Context as _;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header::CONTENT_TYPE};
 use secrecy::ExposeSecret;
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
     classify::{AnswerVerdict, RequestKind, classify},
     evidence::{Answered, BackendEvidence, Evidence},
     identity::Posting,
+    slots::{Hangs, RequestSlot, RequestSlots},
 };
 use crate::{
     config,
@@ -37,7 +37,7 @@ pub struct BackendClient {
     /// The URL for new orders.
     orders: Target,
     timeout: Duration,
-    slots: Semaphore,
+    slots: RequestSlots,
     /// What its answers prove together.
     evidence: Mutex<Evidence>,
 }
@@ -80,7 +80,7 @@ impl BackendClient {
             orders: Target::parse(&format!("{}{ORDERS}", settings.url)).context("BACKEND_URL")?,
             base: settings.url.clone(),
             timeout: settings.timeout,
-            slots: Semaphore::new(settings.max_requests),
+            slots: RequestSlots::new(settings.max_requests),
             evidence: Mutex::default(),
         })
     }
@@ -90,10 +90,12 @@ impl BackendClient {
         self.timeout
     }
 
-    /// Waits for the right to make one request: only so many are under way at a time.
-    pub async fn slot(&self) -> Option<SemaphorePermit<'_>> {
-        // It fails only with a closed semaphore, and this one is never closed.
-        self.slots.acquire().await.ok()
+    /// Waits for the right to make one request of this branch: only so many are under way at a time.
+    ///
+    /// # Errors
+    /// If the branch has its share of them, and its requests hang.
+    pub(super) async fn slot(&self, branch: &str) -> Result<RequestSlot, Hangs> {
+        self.slots.take(branch).await
     }
 
     fn note(&self, request: RequestKind, envelope: &Envelope, status: u16, asked: Instant) -> BackendEvidence {

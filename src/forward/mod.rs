@@ -46,6 +46,7 @@ mod measured;
 mod overtaken;
 mod record;
 mod request;
+mod slots;
 
 use self::{
     arrivals::Arrivals,
@@ -66,7 +67,7 @@ const RECEIPT: &str = "receipt";
 const UNKNOWN_ORDER_RETRIES: u32 = 2;
 /// How long an event waits where the log does not say what was before it.
 const LOG_AWAY: Duration = Duration::from_secs(1);
-/// How long an event is parked at least while the trials of its branch are under way.
+/// How long an event is parked at least while the trials of its branch are under way, or its requests hang.
 const TRIALS_TAKE: Duration = Duration::from_secs(5);
 
 /// What differs from provider to provider.
@@ -384,6 +385,10 @@ impl Stage for Forward {
         self.identity.orders.note_arrived(event);
     }
 
+    fn waiting(&self, of: &dyn Fn(&str) -> u64) {
+        self.gate.note_waiting(of);
+    }
+
     fn recorded(&self, event: &NewEvent, appended: Appended) {
         self.identity.orders.note_own(event, appended.sequence);
     }
@@ -465,10 +470,10 @@ impl Stage for Forward {
 
 /// The branch that the backend may fail for alone.
 fn branch_of(event: &Recorded) -> &str {
-    event.envelope.branch.as_deref().unwrap_or(&event.envelope.provider)
+    event.envelope.branch_or_provider()
 }
 
-/// The backend fails for the event's branch: its requests wait so long, or for the end of its trials.
+/// The backend fails for the event's branch: its requests wait so long, or for the end of those that are under way.
 fn of_branch(event: &Recorded, wait: Duration) -> Failure {
     let parked = wait.max(TRIALS_TAKE);
     Failure::OfBranch {

@@ -3,10 +3,12 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    Attempt, Forward, UNKNOWN_ORDER_RETRIES,
+    Attempt, Forward, UNKNOWN_ORDER_RETRIES, branch_of,
     classify::AnswerVerdict,
     identity::{Plan, Posting},
+    of_branch,
     record::{ignore, refused, shown_by},
+    slots::Hangs,
 };
 use crate::{
     event::{
@@ -28,13 +30,17 @@ impl Forward {
         is_own: bool,
     ) -> Result<(AnswerVerdict, bool), Failure> {
         let Attempt { event, request, .. } = attempt;
-        let _slot = self.client.slot().await;
+        let slot = self.client.slot(branch_of(event)).await;
+        let mut slot = slot.map_err(|Hangs| of_branch(event, Duration::ZERO))?;
         let pass = self.pass(event)?;
         let (asked, is_trial) = (Instant::now(), pass.is_trial());
         let verdict = self.client.forward(post, &event.envelope, posting).await;
         self.measured.request(verdict.label(), asked.elapsed());
         self.arrivals.note(event, request, is_own && verdict.is_reached());
-        pass.record(shown_by(&verdict));
+        if verdict.is_timeout() {
+            slot.hung();
+        }
+        pass.record_with_code(shown_by(&verdict), verdict.failure());
         Ok((verdict, is_trial))
     }
 
