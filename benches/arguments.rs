@@ -24,6 +24,9 @@ pub(crate) struct Arguments {
     /// Measured time of one run of the load, in seconds
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..))]
     seconds: u16,
+    /// Section `projection`: makes the log so long first, of copies of its orders
+    #[arg(long, value_name = "EVENTS")]
+    pub(crate) events: Option<u64>,
     /// Compares with an earlier run, saved in this file; refuses one of another machine
     #[arg(long, value_name = "FILE", conflicts_with = "against")]
     pub(crate) compare: Option<PathBuf>,

@@ -82,7 +82,7 @@ async fn run(arguments: &Arguments, earlier: Option<&Results>) -> Result<()> {
         ));
         return Ok(());
     }
-    let mut bench = Bench::start(traffic, arguments.rounds(), new).await?;
+    let mut bench = Bench::start(traffic, arguments.rounds(), arguments.events, new).await?;
     // Before the time is spent.
     if let Some(earlier) = earlier {
         compare::refuse(earlier, bench.results())?;

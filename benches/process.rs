@@ -82,6 +82,36 @@ impl Child {
     }
 }
 
+/// What came of a program that ended by itself.
+pub(crate) struct Ended {
+    /// What it wrote on its standard output.
+    pub(crate) output: String,
+    pub(crate) seconds: f64,
+    /// The most memory that it was seen to hold, in bytes.
+    pub(crate) largest: u64,
+}
+
+/// Runs a program that writes little and ends by itself.
+pub(crate) async fn to_its_end(mut command: Command) -> Result<Ended> {
+    let name = format!("{command:?}");
+    let (began, mut largest) = (Instant::now(), 0);
+    let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+    while process.try_wait()?.is_none() {
+        // A process that has just ended holds none.
+        largest = largest.max(resident_bytes(process.id()).unwrap_or_default());
+        tokio::time::sleep(STOP_POLL).await;
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    let ended = process.wait_with_output()?;
+    ensure!(ended.status.success(), "{name} ended with {}", ended.status);
+    let output = String::from_utf8(ended.stdout)?;
+    Ok(Ended {
+        output,
+        seconds,
+        largest,
+    })
+}
+
 impl Drop for Child {
     fn drop(&mut self) {
         // Fails only for a child that has ended already.

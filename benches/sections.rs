@@ -6,6 +6,7 @@ mod end_to_end;
 mod floods;
 mod grown;
 mod limits;
+mod long_log;
 mod memory;
 mod node;
 mod parked;
@@ -70,6 +71,8 @@ pub(crate) struct Bench {
     traffic: Traffic,
     /// How often each figure is taken.
     rounds: usize,
+    /// How long the log of the projection is made.
+    events: Option<u64>,
     /// The bare handler's rate at 256 connections, the limit of the end-to-end figure.
     bare_at_256: Option<f64>,
     /// The tables of the end-to-end figures.
@@ -81,6 +84,7 @@ impl Bench {
     pub(crate) async fn start(
         traffic: Traffic,
         rounds: usize,
+        events: Option<u64>,
         results: impl FnOnce(Fingerprint) -> Results,
     ) -> Result<Self> {
         let servers = Servers::start().await?;
@@ -90,6 +94,7 @@ impl Bench {
             results: results(fingerprint),
             traffic,
             rounds,
+            events,
             bare_at_256: None,
             database_url: None,
         })

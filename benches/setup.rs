@@ -171,6 +171,18 @@ impl Servers {
         Child::start(command, PATIENCE, listening_port)
     }
 
+    /// A command of an operator, on the log of [`Self::hub`] and a database.
+    pub(crate) fn operator(&self, database_url: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_webhook-hub"));
+        command.args(arguments).env_clear().envs([
+            ("NATS_URL", self.nats.url().as_str()),
+            ("NATS_USER", "hub"),
+            ("NATS_PASSWORD", &self.passwords.hub),
+            ("DATABASE_URL", database_url),
+        ]);
+        command
+    }
+
     /// Process id of the NATS server of all that [`Self::hub`] starts.
     pub(crate) fn nats_pid(&self) -> Option<u32> {
         self.nats.pid()

@@ -1,25 +1,30 @@
 //! (c) All tables from the log, beside a plain insert of the same rows: by a hub with an empty database, by `rebuild`, and by `verify`.
 //! And the log's webhooks through the transformation again, by `replay --diff`.
 
-use std::{thread::available_parallelism, time::Instant};
+use std::{
+    thread::available_parallelism,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 use webhook_hub::{
-    config::{self, Environment},
-    database::Database,
-    journal::{connection::Connection, streams},
+    config::Environment,
+    journal::streams,
     operator::queries::replay::{self, Asked as Replay, Readings},
-    projection::rebuild::{self, Asked, Parts},
 };
 
 use super::{Bench, position};
 use crate::{
     plain_insert::plain_insert,
+    process::to_its_end,
     results::row::{Goal, Samples},
-    saturate::{DRAIN, wait},
+    saturate::{DRAIN, MB, wait},
     setup::{PATIENCE, postgres},
 };
 
+/// Time for the tables to take an event, if the log is long.
+const LONGEST_EACH: Duration = Duration::from_micros(500);
 /// Orders that each core replays in a second: 20,000 on four.
 const REPLAYED_A_CORE: f64 = 5000.0;
 
@@ -30,14 +35,20 @@ impl Bench {
         };
         let mut samples = Samples::new("projection");
         let connection = self.servers.hub_connection().await?;
-        let events = streams::last_sequence(&connection).await?;
+        let events = match self.events {
+            Some(events) => self.lengthen_log(events).await?,
+            None => streams::last_sequence(&connection).await?,
+        };
         samples.add("events on the log", events as f64, "");
         for round in 0..self.rounds {
             let url = self.servers.new_database(&format!("rebuild_{round}")).await?;
             let client = postgres(&url).await?;
             let began = Instant::now();
             let child = self.servers.hub(&url, &self.traffic.backend())?;
-            wait(DRAIN, async || Ok(position(&client).await? >= events as i64)).await?;
+            wait(DRAIN.max(LONGEST_EACH * u32::try_from(events)?), async || {
+                Ok(position(&client).await? >= events as i64)
+            })
+            .await?;
             let rebuild = began.elapsed().as_secs_f64();
             child.stop(PATIENCE)?;
             let plain = self.servers.new_database(&format!("plain_{round}")).await?;
@@ -48,8 +59,7 @@ impl Bench {
             samples.add(what, rebuild, "s");
             let share = samples.add("share of the plain insert", insert / rebuild, "");
             share.wants(Goal::AtLeast(0.7));
-            self.made_again(&url, (&connection, events), insert, &mut samples)
-                .await?;
+            self.made_again(&url, events, insert, &mut samples).await?;
         }
         for _ in 0..self.rounds {
             self.replayed(&mut samples).await?;
@@ -80,41 +90,27 @@ impl Bench {
         Ok(())
     }
 
-    /// The same tables by `rebuild`, beside the live ones, and `verify`.
-    async fn made_again(
-        &self,
-        url: &str,
-        (log, events): (&Connection, u64),
-        insert: f64,
-        samples: &mut Samples,
-    ) -> Result<()> {
-        let environment = Environment::from_iter([("DATABASE_URL", url.to_owned())]);
-        let database = Database::new(&config::Database::from_environment(&environment)?)?;
-        let parts = Parts {
-            log,
-            database: &database,
-            tell: &|_| (),
-        };
-        let began = Instant::now();
-        let rebuilt = Box::pin(rebuild::rebuild(parts, &[], false)).await?;
-        let took = began.elapsed().as_secs_f64();
+    /// The same tables by `rebuild`, beside the live ones, and `verify`: each by the hub's program, so with its memory.
+    async fn made_again(&self, url: &str, events: u64, insert: f64, samples: &mut Samples) -> Result<()> {
+        let rebuilt = to_its_end(self.servers.operator(url, &["--json", "rebuild"])).await?;
+        let said: Value = serde_json::from_str(&rebuilt.output)?;
         ensure!(
-            rebuilt.events == events,
-            "{} of {events} events were applied",
-            rebuilt.events
+            said["events"].as_u64() >= Some(events),
+            "not all of {events} events were applied: {said}"
         );
-        samples.add("rebuild of all tables", events as f64 / took, "events/s");
-        samples.add("tables locked by the exchange", rebuilt.locked_seconds * 1000.0, "ms");
-        let share = samples.add("share of the plain insert, rebuild", insert / took, "");
+        samples.add("rebuild of all tables", events as f64 / rebuilt.seconds, "events/s");
+        let locked = said["lockedSeconds"].as_f64().context("lockedSeconds")?;
+        samples.add("tables locked by the exchange", locked * 1000.0, "ms");
+        let share = samples.add("share of the plain insert, rebuild", insert / rebuilt.seconds, "");
         share.wants(Goal::AtLeast(0.8));
-        let began = Instant::now();
-        let verified = Box::pin(rebuild::verify(parts, &Asked::default())).await?;
-        ensure!(verified.is_same, "the rebuilt tables are not what the log says");
-        samples.add(
-            "verify of all tables",
-            events as f64 / began.elapsed().as_secs_f64(),
-            "events/s",
+        samples.add("resident memory of rebuild, largest", rebuilt.largest as f64 / MB, "MB");
+        let verified = to_its_end(self.servers.operator(url, &["--json", "verify"])).await?;
+        let said: Value = serde_json::from_str(&verified.output)?;
+        ensure!(
+            said["isSame"] == true,
+            "the rebuilt tables are not what the log says: {said}"
         );
+        samples.add("verify of all tables", events as f64 / verified.seconds, "events/s");
         Ok(())
     }
 }
