@@ -84,6 +84,7 @@ impl Deref for Event {
 
 /// A message of the log.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all messages are events")]
 pub(super) enum LogMessage {
     /// An event.
     Event(Event),

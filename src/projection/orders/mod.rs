@@ -140,7 +140,7 @@ impl<'a> Rows<'a> {
     }
 }
 
-fn number_of<'e>(event: &'e Event) -> (&'e str, &'e str) {
+fn number_of(event: &Event) -> (&str, &str) {
     let envelope = &event.envelope;
     (&*envelope.provider, envelope.external_order_id.as_str())
 }

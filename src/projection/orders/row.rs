@@ -120,7 +120,7 @@ pub(super) fn is_about_an_order(event: &Event) -> bool {
 }
 
 /// The branch that an event is about, as far as it says so.
-fn branch_of<'e>(event: &'e Event) -> Option<&'e str> {
+fn branch_of(event: &Event) -> Option<&str> {
     let envelope = &event.envelope;
     let own = envelope.principal.branch().map(|branch| &**branch);
     envelope.branch.as_deref().filter(|branch| !branch.is_empty()).or(own)
