@@ -273,3 +273,32 @@ async fn a_refused_order_that_moved_with_its_merchant_is_not_created_twice_by_a_
         assert!(said["message"].as_str().unwrap().contains("branch-9"), "{said}");
     }
 }
+
+/// A refused order is retried, and the backend takes it, but no answer comes. Meanwhile its merchant is moved and its webhook comes again,
+/// for the new branch. The retry is not ended for that: the order would be created twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_without_an_answer_is_not_ended_for_an_announcement_behind_it() {
+    let world = World::new().await;
+    let settings = || {
+        let quick = world.settings().set("CIRCUIT_BREAKER_ENABLED", false);
+        quick.set("RETRY_DELAYS", "500ms").set("RETRY_MAX_ATTEMPTS", 50)
+    };
+    let hub = Hub::start(&settings()).await;
+    world.backend.next_for("CR-1", [Answer::status(422), Answer::Cut]);
+    world.careem.post(&hub, &order("CR-1")).await.event_id();
+    world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    world.log_forgets(&hub).await;
+    assert!(hub.terminate().await.0.success());
+    let moved = "UPDATE branch_delivery_configs SET branch_id = 'branch-9' WHERE merchant_id = 'merchant-1'";
+    world.database.run(moved).await.unwrap();
+    let hub = Hub::start(&settings()).await;
+    world.backend.always_for("CR-1", Some(Answer::status(503)));
+    world.retry_dead_letters().await;
+    world.log.wait_for(EventType::OrderForwardFailed, 1).await;
+    world.careem.post(&hub, &order("CR-1")).await.event_id();
+    world.log.wait_for(EventType::OrderTransformed, 2).await;
+    world.backend.wait_for(world.backend.count() + 2).await;
+    world.backend.always_for("CR-1", None);
+    world.at_end(Ends::forwarded(1).ignored(1)).await;
+    assert_eq!(world.backend.accepted().len(), 1, "{:?}", world.backend.accepted());
+}

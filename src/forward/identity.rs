@@ -247,7 +247,7 @@ impl OrderIdentity {
         } else if self.is_repeat(event, &known).await? {
             let order_id = created.and_then(|(order_id, _)| order_id);
             return Ok(Plan::End(repeat(event, order_id)));
-        } else if let Some(end) = self.created_elsewhere(event, &known).await? {
+        } else if let Some(end) = self.created_elsewhere(event, &known, is_first).await? {
             return Ok(Plan::End(end));
         }
         if is_first && let Some(overtaken) = self.overtaken(event, &known, is_first).await? {
