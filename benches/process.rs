@@ -93,7 +93,8 @@ pub(crate) struct Ended {
 
 /// Runs a program that writes little and ends by itself.
 pub(crate) async fn to_its_end(mut command: Command) -> Result<Ended> {
-    let name = format!("{command:?}");
+    // Without its environment, which has passwords.
+    let name = format!("{:?} {:?}", command.get_program(), command.get_args());
     let (began, mut largest) = (Instant::now(), 0);
     let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
     while process.try_wait()?.is_none() {

@@ -34,9 +34,13 @@ impl Bench {
                 Entry::Unreadable { .. } => None,
             }));
         }
-        let is_webhook = |event: &&Recorded| event.envelope.event_type == EventType::WebhookReceived;
-        let webhooks: HashSet<_> = read.iter().filter(is_webhook).map(|event| event.envelope.id).collect();
-        read.retain(|event| webhooks.contains(&event.envelope.root_id));
+        // Whole orders only: `verify` asks for the outcome of each webhook.
+        let of = |event_type| {
+            let found = read.iter().filter(move |event| event.envelope.event_type == event_type);
+            found.map(|event| event.envelope.root_id).collect::<HashSet<_>>()
+        };
+        let (webhooks, forwarded) = (of(EventType::WebhookReceived), of(EventType::OrderForwarded));
+        read.retain(|event| webhooks.contains(&event.envelope.root_id) && forwarded.contains(&event.envelope.root_id));
         let (journal, writer) = Journal::open(connection, EventLog::default());
         let writing = tokio::spawn(writer.run());
         for copy in 1u64.. {
@@ -68,6 +72,8 @@ fn copy_of(event: &Recorded, copy: u64) -> NewEvent {
             id: envelope.id.derive(&label),
             root_id: envelope.root_id.derive(&label),
             cause_id: envelope.cause_id.map(|cause| cause.derive(&label)),
+            // The event of that place is another order's.
+            cause_sequence: None,
             external_order_id: number,
             ..envelope.clone()
         },
