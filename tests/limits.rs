@@ -141,47 +141,6 @@ async fn retry_after_is_correct() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_instances_share_a_limit() {
-    const POINTS: usize = 600;
-    let world = World::new().await;
-    let limit = format!("{POINTS}/{}", long_window());
-    let hubs = fleet(&world, &settings(&world).set("RATE_LIMIT_CAREEM", limit), 3).await;
-    let (next, accepted) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    // One gets most of it, one next to nothing.
-    let share = |number: usize| match number % 10 {
-        0 => &hubs[2],
-        1 | 2 => &hubs[1],
-        _ => &hubs[0],
-    };
-    let worker = async || {
-        loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            if number >= 2 * POINTS {
-                return;
-            }
-            let answer = good(&world, share(number), GOOD, &format!("CR-shared-{number}")).await;
-            if answer.status == 200 {
-                accepted.fetch_add(1, Ordering::Relaxed);
-            } else {
-                limited(&answer);
-            }
-        }
-    };
-    join_all((0..8).map(|_| worker())).await;
-    let accepted = accepted.into_inner();
-    let slack = POINTS / 20;
-    assert!(
-        (POINTS - slack..=POINTS + slack).contains(&accepted),
-        "{accepted} of {POINTS}"
-    );
-    // All of them know, also the one that took next to nothing.
-    for hub in &hubs {
-        limited(&good(&world, hub, GOOD, "CR-late").await);
-    }
-    world.at_end(Ends::forwarded(accepted)).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn without_the_counter_each_has_its_share() {
     let world = World::new().await;
     let limit = format!("100/{}", long_window());
@@ -234,52 +193,6 @@ async fn provider(world: &World, hub: &Hub, name: &str, count: usize) {
     for id in ids(name, count) {
         good(world, hub, GOOD, &id).await.event_id();
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_flood_of_strangers() {
-    const ORDERS: usize = 200;
-    let world = World::new().await;
-    // Room for the provider's own, and for nothing of what the strangers send.
-    let limit = format!("{}/{}", 2 * ORDERS, long_window());
-    let hub = Hub::start(&settings(&world).set("RATE_LIMIT_CAREEM", limit)).await;
-    provider(&world, &hub, "quiet", ORDERS).await;
-
-    let (enough, sent) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let stranger = async |lane: u32| {
-        let mut ticks = tokio::time::interval(Duration::from_millis(20));
-        let mut refused = [0; 2];
-        while !enough.load(Ordering::Relaxed) {
-            ticks.tick().await;
-            let number = u32::try_from(sent.fetch_add(1, Ordering::Relaxed)).unwrap();
-            // From ever new addresses, from one again and again, and from where the provider sends.
-            let from = match lane % 4 {
-                0 => STRANGER.to_owned(),
-                1 => GOOD.to_owned(),
-                2 => format!("2001:db8:{:x}::1", number % 0xffff),
-                _ => std::net::Ipv4Addr::from(0xc612_0000 + number).to_string(),
-            };
-            match bad(&world, &hub, &from).await {
-                401 => refused[0] += 1,
-                429 => refused[1] += 1,
-                other => panic!("{other} for a stranger"),
-            }
-        }
-        refused
-    };
-    let flood = join_all((0..8).map(stranger));
-    let order = async {
-        provider(&world, &hub, "flooded", ORDERS).await;
-        enough.store(true, Ordering::Relaxed);
-    };
-    let (refused, ()) = tokio::join!(flood, order);
-    let (verified, blocked) = refused.iter().fold((0, 0), |sum, one| (sum.0 + one[0], sum.1 + one[1]));
-    assert!(verified > 20 && blocked > 20, "{verified} refused, {blocked} blocked");
-    let metrics = world.metrics(&hub).await;
-    for address in [STRANGER, GOOD, "198.18.", "2001:db8"] {
-        assert!(!metrics.contains(address), "{address} is in the metrics");
-    }
-    world.at_end(Ends::forwarded(2 * ORDERS)).await;
 }
 
 /// A request whose body never comes; what is answered all the same, and sooner than a body is waited for that is read
@@ -412,4 +325,95 @@ async fn a_provider_that_is_set_up_to_be_blocked() {
     blocks(&world, &["lift", "careem"]).await.expect_success();
     world.metrics_say(&hub, "blocks_active 0").await;
     world.at_end(Ends::forwarded(2)).await;
+}
+
+mod long {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_flood_of_strangers() {
+        const ORDERS: usize = 200;
+        let world = World::new().await;
+        // Room for the provider's own, and for nothing of what the strangers send.
+        let limit = format!("{}/{}", 2 * ORDERS, long_window());
+        let hub = Hub::start(&settings(&world).set("RATE_LIMIT_CAREEM", limit)).await;
+        provider(&world, &hub, "quiet", ORDERS).await;
+
+        let (enough, sent) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let stranger = async |lane: u32| {
+            let mut ticks = tokio::time::interval(Duration::from_millis(20));
+            let mut refused = [0; 2];
+            while !enough.load(Ordering::Relaxed) {
+                ticks.tick().await;
+                let number = u32::try_from(sent.fetch_add(1, Ordering::Relaxed)).unwrap();
+                // From ever new addresses, from one again and again, and from where the provider sends.
+                let from = match lane % 4 {
+                    0 => STRANGER.to_owned(),
+                    1 => GOOD.to_owned(),
+                    2 => format!("2001:db8:{:x}::1", number % 0xffff),
+                    _ => std::net::Ipv4Addr::from(0xc612_0000 + number).to_string(),
+                };
+                match bad(&world, &hub, &from).await {
+                    401 => refused[0] += 1,
+                    429 => refused[1] += 1,
+                    other => panic!("{other} for a stranger"),
+                }
+            }
+            refused
+        };
+        let flood = join_all((0..8).map(stranger));
+        let order = async {
+            provider(&world, &hub, "flooded", ORDERS).await;
+            enough.store(true, Ordering::Relaxed);
+        };
+        let (refused, ()) = tokio::join!(flood, order);
+        let (verified, blocked) = refused.iter().fold((0, 0), |sum, one| (sum.0 + one[0], sum.1 + one[1]));
+        assert!(verified > 20 && blocked > 20, "{verified} refused, {blocked} blocked");
+        let metrics = world.metrics(&hub).await;
+        for address in [STRANGER, GOOD, "198.18.", "2001:db8"] {
+            assert!(!metrics.contains(address), "{address} is in the metrics");
+        }
+        world.at_end(Ends::forwarded(2 * ORDERS)).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn three_instances_share_a_limit() {
+        const POINTS: usize = 600;
+        let world = World::new().await;
+        let limit = format!("{POINTS}/{}", long_window());
+        let hubs = fleet(&world, &settings(&world).set("RATE_LIMIT_CAREEM", limit), 3).await;
+        let (next, accepted) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        // One gets most of it, one next to nothing.
+        let share = |number: usize| match number % 10 {
+            0 => &hubs[2],
+            1 | 2 => &hubs[1],
+            _ => &hubs[0],
+        };
+        let worker = async || {
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= 2 * POINTS {
+                    return;
+                }
+                let answer = good(&world, share(number), GOOD, &format!("CR-shared-{number}")).await;
+                if answer.status == 200 {
+                    accepted.fetch_add(1, Ordering::Relaxed);
+                } else {
+                    limited(&answer);
+                }
+            }
+        };
+        join_all((0..8).map(|_| worker())).await;
+        let accepted = accepted.into_inner();
+        let slack = POINTS / 20;
+        assert!(
+            (POINTS - slack..=POINTS + slack).contains(&accepted),
+            "{accepted} of {POINTS}"
+        );
+        // All of them know, also the one that took next to nothing.
+        for hub in &hubs {
+            limited(&good(&world, hub, GOOD, "CR-late").await);
+        }
+        world.at_end(Ends::forwarded(accepted)).await;
+    }
 }

@@ -256,7 +256,9 @@ async fn long_work_has_a_lower_priority() {
         .set("NATS_USER", "hub")
         .set("NATS_PASSWORD", "x")
         .set("DATABASE_URL", "postgres://127.0.0.1:1/none");
-    for (args, expected) in [
+    // The tests may have a priority of their own; 19 is the lowest.
+    let own = nice_of(std::process::id()).into_iter().min().unwrap();
+    for (args, lower) in [
         (&["verify"][..], 10),
         (&["rebuild"], 10),
         (&["replay", "--diff"], 10),
@@ -265,7 +267,7 @@ async fn long_work_has_a_lower_priority() {
         let command = begin(&settings, args);
         let connected = tokio::time::timeout(PATIENCE, silent.accept()).await;
         let _open = connected.expect("it connects").unwrap();
-        let found = nice_of(command.id().unwrap());
+        let (found, expected) = (nice_of(command.id().unwrap()), (own + lower).min(19));
         assert!(
             !found.is_empty() && found.iter().all(|nice| *nice == expected),
             "{args:?}: {found:?}"

@@ -42,33 +42,6 @@ async fn the_hub_is_killed_repeatedly() {
     world.at_end(Ends::forwarded(load.accepted())).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn one_of_two_hubs_is_killed_repeatedly() {
-    let world = World::new().await;
-    world.backend.keeps_orders_in(&world.database);
-    world.backend.takes(Duration::from_millis(5));
-    let (load, mut random) = (Load::new(100), Random::new());
-    let ports = [Port::reserve(), Port::reserve()];
-    let settings = ports.each_ref().map(|port| world.settings().set("PORT", port.number()));
-    // Every webhook of an order goes to the other hub than the one before.
-    let urls = ports.each_ref().map(|port| format!("http://{}", port.address()));
-    let killing = async {
-        let mut hubs = vec![Hub::start(&settings[0]).await, Hub::start(&settings[1]).await];
-        for _round in 0..4 {
-            load.random_moment(&world, &mut random).await;
-            let victim = random.below(2);
-            hubs.remove(victim).kill().await;
-            hubs.insert(victim, Hub::start(&settings[victim]).await);
-        }
-        load.random_moment(&world, &mut random).await;
-        load.end();
-        hubs
-    };
-    let (_hubs, ()) = tokio::join!(killing, load.run(&world, &urls));
-    world.hand_out_again().await;
-    world.at_end(Ends::forwarded(load.accepted())).await;
-}
-
 /// An instance that is frozen, not dead, comes back to a world that went on without it.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_working_instance_is_frozen_for_a_while() {
@@ -189,5 +162,32 @@ mod long {
         world.backend.release();
         world.hand_out_again().await;
         world.at_end_within(4 * PATIENCE, Ends::forwarded(orders.len())).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn one_of_two_hubs_is_killed_repeatedly() {
+        let world = World::new().await;
+        world.backend.keeps_orders_in(&world.database);
+        world.backend.takes(Duration::from_millis(5));
+        let (load, mut random) = (Load::new(100), Random::new());
+        let ports = [Port::reserve(), Port::reserve()];
+        let settings = ports.each_ref().map(|port| world.settings().set("PORT", port.number()));
+        // Every webhook of an order goes to the other hub than the one before.
+        let urls = ports.each_ref().map(|port| format!("http://{}", port.address()));
+        let killing = async {
+            let mut hubs = vec![Hub::start(&settings[0]).await, Hub::start(&settings[1]).await];
+            for _round in 0..4 {
+                load.random_moment(&world, &mut random).await;
+                let victim = random.below(2);
+                hubs.remove(victim).kill().await;
+                hubs.insert(victim, Hub::start(&settings[victim]).await);
+            }
+            load.random_moment(&world, &mut random).await;
+            load.end();
+            hubs
+        };
+        let (_hubs, ()) = tokio::join!(killing, load.run(&world, &urls));
+        world.hand_out_again().await;
+        world.at_end(Ends::forwarded(load.accepted())).await;
     }
 }

@@ -75,34 +75,6 @@ impl Killed {
     }
 }
 
-/// The process ends at each point, and the hub in the same moment.
-#[tokio::test(flavor = "multi_thread")]
-async fn at_any_point() {
-    const POINTS: [&str; 11] = [
-        "rebuild_begun",
-        "rebuild_made",
-        "rebuild_carried_older",
-        "rebuild_batch",
-        "rebuild_fed",
-        "rebuild_indexed",
-        "rebuild_carried",
-        "rebuild_locked",
-        "rebuild_moved",
-        "rebuild_exchanged",
-        "rebuild_checked",
-    ];
-    let mut killed = Killed::new().await;
-    for point in POINTS {
-        killed.post(point, 2).await;
-        let ran = run(&owner(&killed.world).set("HUB_TEST_CRASH_AT", point), &["rebuild"]).await;
-        killed.kill_hub().await;
-        assert_eq!(ran.code, None, "{point}: {}", ran.said());
-        killed.start_hub().await;
-        killed.tables_are_whole().await;
-    }
-    killed.ends_well().await;
-}
-
 /// Ten runs of some seconds each.
 mod long {
     use std::time::Instant;
@@ -159,6 +131,34 @@ mod long {
         }
         // A run may be much quicker than the first one, which found the machine busy.
         assert!(interrupted >= KILLS / 4, "only {interrupted} runs were interrupted");
+        killed.ends_well().await;
+    }
+
+    /// The process ends at each point, and the hub in the same moment.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn at_any_point() {
+        const POINTS: [&str; 11] = [
+            "rebuild_begun",
+            "rebuild_made",
+            "rebuild_carried_older",
+            "rebuild_batch",
+            "rebuild_fed",
+            "rebuild_indexed",
+            "rebuild_carried",
+            "rebuild_locked",
+            "rebuild_moved",
+            "rebuild_exchanged",
+            "rebuild_checked",
+        ];
+        let mut killed = Killed::new().await;
+        for point in POINTS {
+            killed.post(point, 2).await;
+            let ran = run(&owner(&killed.world).set("HUB_TEST_CRASH_AT", point), &["rebuild"]).await;
+            killed.kill_hub().await;
+            assert_eq!(ran.code, None, "{point}: {}", ran.said());
+            killed.start_hub().await;
+            killed.tables_are_whole().await;
+        }
         killed.ends_well().await;
     }
 }
