@@ -38,7 +38,7 @@ run: tools ## NATS, PostgreSQL, a sample backend and the hub on this machine, wi
 # The tests mostly wait for servers, so more of them run at a time than there are cores. Each has a NATS server of its own, which
 # costs less CPU time with one thread.
 test: tools ## all tests but the long ones, against real servers
-	GOMAXPROCS=1 RUST_TEST_THREADS=$${RUST_TEST_THREADS:-10} cargo test --locked --lib --test hub -- --skip long::
+	GOMAXPROCS=1 RUST_TEST_THREADS=$${RUST_TEST_THREADS:-14} cargo test --locked --lib --test hub -- --skip long::
 
 test-long: tools ## the long tests: floods, clusters, outages longer than every window, random runs
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} cargo test --locked --test hub long::

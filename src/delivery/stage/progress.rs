@@ -217,6 +217,9 @@ mod tests {
     }
 
     proptest! {
+        // A run of hundreds of events each.
+        #![proptest_config(ProptestConfig::with_cases(96))]
+
         /// An instance that goes on from a floor knows the same of every event as the one before, or knows too little and reads it.
         #[test]
         fn a_floor_equals_the_progress_it_was_made_from(
