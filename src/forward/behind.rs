@@ -97,8 +97,8 @@ impl OrderIdentity {
         }
     }
 
-    /// Whether an event of the same order with an earlier turn stands in another lane and has no outcome yet. The lane depends on whose
-    /// secret proved a webhook, and the order does not. What was accepted, and taken up, longer ago than `longest` is not waited for.
+    /// Whether an event of the same order with an earlier turn stands in another lane and has no outcome yet. The secret
+    /// that proved a webhook decides the lane, and not the order. What was accepted, and taken up, longer ago than `longest` is not waited for.
     async fn awaited_in_another_lane(&self, event: &Recorded, longest: TimeDelta) -> anyhow::Result<Option<Awaited>> {
         let (own, is_creation, turn) = (OrderKey::of(event), event.envelope.is_creation(), self.turn_of(event));
         let known = self.orders.known(event);
