@@ -146,7 +146,7 @@ async fn an_order_that_fails_again_does_not_take_each_trial() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_orders_that_fail_again_do_not_take_each_trial() {
     const OTHERS: usize = 15;
-    // A calm machine takes three. On a busy one the others come one by one.
+    // A calm machine takes three. Eight were seen on a busy one; why is not known. So this limit shows little beside that all get through.
     const MOST_TRIALS: usize = OTHERS;
     let world = two_branches().await;
     let settings = world
