@@ -28,6 +28,13 @@ pub enum Failure {
         /// As in [`Self::Retry`].
         for_creation: bool,
     },
+    /// Nothing was tried: an earlier event of its order stands in another lane. No attempt is counted.
+    OtherLane {
+        /// How long from now it is looked for again.
+        after: Duration,
+        /// As in [`Self::Retry`]: the event may wait for its order as well.
+        for_creation: bool,
+    },
     /// Nothing was tried: requests of its branch wait, and those of others do not. No attempt is counted.
     OfBranch {
         /// How long it waits in memory, or less.
@@ -107,6 +114,8 @@ pub const QUICK: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2)
 pub const LEAST_PAUSE: Duration = Duration::from_millis(250);
 /// Longest pause for which an event is kept in memory; with a longer one (`Retry-After`) it is parked.
 const MAX_QUICK: Duration = Duration::from_secs(10);
+/// The same for an event that waits for another lane: what comes behind it in its own lane may be another order, which is only seen there.
+const MAX_QUICK_FOR_LANE: Duration = Duration::from_millis(500);
 /// Longest `Retry-After` that is honoured: a backend that says more is not believed.
 pub const MAX_ASKED_FOR: Duration = Duration::from_secs(24 * 3600);
 /// Pauses are made longer by up to one part in so many, so that what failed together does not come back together.
@@ -201,6 +210,12 @@ pub fn settle(result: Result<Vec<NewEvent>, Failure>, now: DateTime<Utc>, crowde
                 return Settlement::Pause(after.max(LEAST_PAUSE));
             }
             Settlement::Defer(parking(after, now, for_creation))
+        }
+        Err(Failure::OtherLane { after, for_creation }) => {
+            if after <= MAX_QUICK_FOR_LANE && !crowded && !for_creation {
+                return Settlement::Pause(after.max(LEAST_PAUSE));
+            }
+            Settlement::Defer(parking(after.max(LEAST_PAUSE), now, for_creation))
         }
         Err(Failure::OfBranch { parked, .. }) if crowded => Settlement::Defer(parking(parked, now, false)),
         Err(Failure::OfBranch { after, .. }) => Settlement::Pause(after.clamp(LEAST_PAUSE, MAX_QUICK)),
@@ -308,6 +323,21 @@ mod tests {
         ] {
             assert!(matches!(settle(Err(failure), now, crowded), Settlement::Defer(parking) if parking.until > now));
         }
+        let other_lane = |millis, for_creation| Failure::OtherLane {
+            after: Duration::from_millis(millis),
+            for_creation,
+        };
+        assert!(matches!(
+            settle(Err(other_lane(400, false)), now, false),
+            Settlement::Pause(_)
+        ));
+        for (failure, crowded) in [
+            (other_lane(501, false), false),
+            (other_lane(400, true), false),
+            (other_lane(400, false), true),
+        ] {
+            assert!(matches!(settle(Err(failure), now, crowded), Settlement::Defer(parking) if parking.until > now));
+        }
     }
 
     #[test]
@@ -342,7 +372,7 @@ mod tests {
         /// Each way to fail, with each pause that a stage may ask for: none is tried again at once.
         #[test]
         fn no_failure_is_tried_again_without_a_pause(
-            which in 0usize..7, millis in 0u64..20_000, for_creation: bool, crowded: bool,
+            which in 0usize..8, millis in 0u64..20_000, for_creation: bool, crowded: bool,
         ) {
             let (now, pause) = (Utc::now(), Duration::from_millis(millis));
             let retry = |next| Failure::Retry { next, record: Vec::new(), for_creation };
@@ -353,6 +383,7 @@ mod tests {
                 2 => Failure::Later { after: pause, for_creation },
                 5 => Failure::Elsewhere { cause: String::new(), pause },
                 6 => Failure::OfBranch { after: pause, parked: pause },
+                7 => Failure::OtherLane { after: pause, for_creation },
                 _ => Failure::Hold { cause: String::new(), pause },
             };
             let waits = match settle(Err(failure), now, crowded) {

@@ -86,7 +86,8 @@ impl Shell {
         shell.args(["-euc", script]).current_dir(self.folder.path()).env_clear();
         shell.envs(self.variables.iter().map(|(name, value)| (name, value)));
         let output = shell.stdin(Stdio::null()).kill_on_drop(true).output();
-        let output = tokio::time::timeout(PATIENCE, output).await.unwrap().unwrap();
+        // A script has several commands.
+        let output = tokio::time::timeout(3 * PATIENCE, output).await.unwrap().unwrap();
         let said = [output.stdout.as_slice(), &output.stderr].concat();
         let said = String::from_utf8_lossy(&said);
         assert_eq!(output.status.code(), Some(code), "{script}\n{said}");

@@ -302,3 +302,29 @@ async fn a_retry_without_an_answer_is_not_ended_for_an_announcement_behind_it() 
     world.at_end(Ends::forwarded(1).ignored(1)).await;
     assert_eq!(world.backend.accepted().len(), 1, "{:?}", world.backend.accepted());
 }
+
+/// The same if the hub is killed during the request: what it made of it is not on the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_that_was_cut_off_is_not_ended_for_an_announcement_behind_it() {
+    let world = World::new().await;
+    let hub = world.hub().await;
+    world
+        .backend
+        .next_for("CR-1", [Answer::status(422), Answer::TakeAndHang]);
+    world.careem.post(&hub, &order("CR-1")).await.event_id();
+    world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    world.log_forgets(&hub).await;
+    assert!(hub.terminate().await.0.success());
+    let moved = "UPDATE branch_delivery_configs SET branch_id = 'branch-9' WHERE merchant_id = 'merchant-1'";
+    world.database.run(moved).await.unwrap();
+    let hub = world.hub().await;
+    world.retry_dead_letters().await;
+    world.backend.wait_for(2).await;
+    world.careem.post(&hub, &order("CR-1")).await.event_id();
+    world.log.wait_for(EventType::OrderTransformed, 2).await;
+    hub.kill().await;
+    let _hub = world.hub().await;
+    world.hand_out_again().await;
+    world.at_end(Ends::forwarded(1).ignored(1)).await;
+    assert_eq!(world.backend.accepted().len(), 1, "{:?}", world.backend.accepted());
+}

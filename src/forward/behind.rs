@@ -56,7 +56,7 @@ impl Forward {
         let waited = (Utc::now() - self.identity.turn_of(event).since)
             .to_std()
             .unwrap_or_default();
-        Err(Failure::Later {
+        Err(Failure::OtherLane {
             after: (waited / 8).clamp(LEAST_BEHIND, MOST_BEHIND),
             for_creation: matches!(awaited, Awaited::News),
         })

@@ -99,8 +99,8 @@ pub(super) struct OrderIdentity {
 }
 
 impl OrderIdentity {
-    /// Decides. The same log gives the same answer, on every instance. `is_first`: no request of the event was made. After one, later
-    /// events of its order wait behind it.
+    /// Decides. The same log gives the same answer, on every instance. `is_first`: no request of the event was made, as far as the log
+    /// says. After one, later events of its order wait behind it.
     ///
     /// # Errors
     /// If the log does not answer.
@@ -247,7 +247,7 @@ impl OrderIdentity {
         } else if self.is_repeat(event, &known).await? {
             let order_id = created.and_then(|(order_id, _)| order_id);
             return Ok(Plan::End(repeat(event, order_id)));
-        } else if let Some(end) = self.created_elsewhere(event, &known, is_first).await? {
+        } else if let Some(end) = self.created_elsewhere(event, &known).await? {
             return Ok(Plan::End(end));
         }
         if is_first && let Some(overtaken) = self.overtaken(event, &known, is_first).await? {

@@ -13,7 +13,8 @@ use crate::{
 
 impl OrderIdentity {
     /// How a webhook ends that was accepted again, or transformed late, if a later word about its order has ended meanwhile and
-    /// supersedes it. Before its first request, what a person had retried was compared already. `is_first`: no request was made.
+    /// supersedes it. Before its first request, what a person had retried was compared already. `is_first`: no request was made, as
+    /// far as the log says.
     pub(super) async fn overtaken(
         &self,
         event: &Recorded,

@@ -182,3 +182,21 @@ async fn a_number_that_is_used_again_does_not_wait_for_another_lane() {
     world.log.wait_for(EventType::OrderForwarded, 1).await;
     world.at_end(Ends::forwarded(1).dead_lettered(1)).await;
 }
+
+/// The same, and a correction of yesterday's order, which waits for that, is before today's order in its lane.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_that_is_used_again_does_not_wait_behind_what_waits_for_another_lane() {
+    let tenants = patient_tenants().await;
+    let world = &tenants.outside.world;
+    let id = "CR-36";
+    let away = Said::Say(503, String::new(), vec![("retry-after", "3600".into())]);
+    world.backend.next_for(id, [away.clone(), away]);
+    tenants.send("careem", Platform, Some(B), &order(id)).await.event_id();
+    world.has_parked(1).await;
+    tenants.send("careem", B, Some(B), &corrected(id)).await.event_id();
+    world.has_parked(2).await;
+    tenants.send("careem", B, Some(B), &of_another_day(id)).await.event_id();
+    // The correction finds out that the backend has yesterday's order, and then today's is judged.
+    world.log.wait_for(EventType::OrderIgnored, 2).await;
+    world.at_end(Ends::forwarded(1).ignored(2)).await;
+}

@@ -53,7 +53,7 @@ impl<S: Stage> Worker<S> {
         event: &Recorded,
         handled: &HandlerResult,
     ) -> anyhow::Result<()> {
-        let waits = S::creates(event) && matches!(handled, Err(Failure::Later { .. }));
+        let waits = S::creates(event) && matches!(handled, Err(Failure::OtherLane { .. }));
         if let Some(lanes) = context.lanes.as_ref().filter(|_| waits)
             && let Some(key) = self.stage.held_up_by(event).await?
         {
@@ -62,7 +62,8 @@ impl<S: Stage> Worker<S> {
         Ok(())
     }
 
-    /// Has the order's other lane looked at: news in it may wait for the order, which has just been created.
+    /// Has the order's other lane looked at: news in it may wait for the order, which has just been created, or the head of this lane waits
+    /// for what is in it, and another order behind that head.
     pub(super) fn wake_other_lane(&self, context: &TaskContext, event: &Recorded) {
         if let Some(lanes) = &context.lanes {
             OrderKey::beside(event).into_iter().for_each(|key| lanes.look_at(key));
@@ -90,7 +91,8 @@ impl<S: Stage> Worker<S> {
     }
 
     /// What becomes of the head of a lane after an attempt: if that failed and another order waits behind it, it is given up. A trial
-    /// of a half-open breaker is no attempt, and a head that waits for its order lets that one pass.
+    /// of a half-open breaker is no attempt, and a head that waits for its order lets that one pass. What the head waits for in the
+    /// other lane holds the other order up as well, so that lane is looked at.
     pub(super) async fn unless_another_waits(
         &self,
         key: OrderKey,
@@ -101,13 +103,16 @@ impl<S: Stage> Worker<S> {
         let &Attempted::Parked(requests, parking) = &attempted else {
             return Ok(attempted);
         };
-        let has_failed = requests > lane.requests && !parking.for_creation;
-        if !has_failed || context.handed_over.load(Ordering::Relaxed) {
+        if parking.for_creation || context.handed_over.load(Ordering::Relaxed) {
             return Ok(attempted);
         }
         let Some(newer) = self.another_order_behind(key, lane, head).await? else {
             return Ok(attempted);
         };
+        if requests == lane.requests {
+            self.wake_other_lane(context, head);
+            return Ok(attempted);
+        }
         let end = |event: &Recorded| number_used_again::<S>(event, requests, &newer);
         if self.record_out_of_turn(head, requests, end, context).await? {
             Ok(Attempted::Ended)

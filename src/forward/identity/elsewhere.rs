@@ -31,21 +31,21 @@ impl OrderIdentity {
     /// merchant that is not about another order. None if no branch has, as far as the memory reaches. What a branch's secret proved is that
     /// branch's, so it says nothing of others.
     ///
-    /// One without an outcome waits behind this event. `is_first`: no request of this one was made, so that one may have the order. After a
-    /// request the backend may have the order by this one, which must not be given up for the other: then the other is the duplicate.
+    /// One without an outcome waits behind this event. The backend may have the order by this one: a request may have been made that is not on
+    /// the log. So this one is not given up for that: if the backend takes it, the other is the duplicate.
     pub(super) async fn created_elsewhere(
         &self,
         event: &Recorded,
         known: &OrderEvents,
-        is_first: bool,
     ) -> anyhow::Result<Option<Ignored>> {
         if event.envelope.principal.branch().is_some() {
             return Ok(None);
         }
-        let may_be_there = |found: &IndexEntry| match found.state {
-            EntryState::CreationForwarded | EntryState::CreationUncertain => true,
-            EntryState::Creation => is_first,
-            _ => false,
+        let may_be_there = |found: &IndexEntry| {
+            matches!(
+                found.state,
+                EntryState::CreationForwarded | EntryState::CreationUncertain
+            )
         };
         for found in known.of_other_branches().filter(may_be_there) {
             let Some(other) = self.orders.read(event, found).await? else {
