@@ -67,38 +67,9 @@ async fn others_arrive_beside_those_that_hang(hanging: usize, slots: usize, set:
     world.at_end(Ends::forwarded(1 + hanging + GOOD)).await;
 }
 
-/// More orders hang than an instance holds in memory.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_branch_that_hangs_leaves_requests_to_others() {
-    others_arrive_beside_those_that_hang(1_100, 128, |settings| settings).await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_branch_that_hangs_leaves_requests_to_others_where_there_are_few() {
     others_arrive_beside_those_that_hang(100, 4, |settings| settings.set("BACKEND_MAX_REQUESTS", 4)).await;
-}
-
-/// More orders fail of one branch than an instance holds in memory. They are parked, and those of another branch are read.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_branch_that_fails_leaves_memory_to_others() {
-    const BAD: usize = 1_100;
-    const GOOD: usize = 5;
-    let _turn = heavy().await;
-    let world = two_branches().await;
-    // Longer than this part of the test.
-    let patient = world.settings().set("CIRCUIT_BREAKER_RESET_TIMEOUT", "60s");
-    let hub = Hub::start(&patient).await;
-    for id in ids("bad", BAD) {
-        world.backend.always_for(&id, Some(Answer::status(500)));
-    }
-    world.post_orders(&hub, ids("bad", BAD)).await;
-    world.log.wait_for(EventType::OrderTransformed, BAD).await;
-    for id in ids("good", GOOD) {
-        world.post_as(&hub, OTHER, &order(&id)).await;
-    }
-    world.log.wait_for(EventType::OrderForwarded, GOOD).await;
-    failing(&world, &hub, BAD).await;
-    hub.kill().await;
 }
 
 /// Orders that fail again and again, as many as a branch has trials in a reset time. Without turns they would take all of those.
@@ -271,4 +242,37 @@ async fn a_failing_branch_is_named() {
         "{breaker}"
     );
     stands_by.kill().await;
+}
+
+mod long {
+    use super::*;
+
+    /// More orders hang than an instance holds in memory.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_branch_that_hangs_leaves_requests_to_others() {
+        others_arrive_beside_those_that_hang(1_100, 128, |settings| settings).await;
+    }
+
+    /// More orders fail of one branch than an instance holds in memory. They are parked, and those of another branch are read.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_branch_that_fails_leaves_memory_to_others() {
+        const BAD: usize = 1_100;
+        const GOOD: usize = 5;
+        let _turn = heavy().await;
+        let world = two_branches().await;
+        // Longer than this part of the test.
+        let patient = world.settings().set("CIRCUIT_BREAKER_RESET_TIMEOUT", "60s");
+        let hub = Hub::start(&patient).await;
+        for id in ids("bad", BAD) {
+            world.backend.always_for(&id, Some(Answer::status(500)));
+        }
+        world.post_orders(&hub, ids("bad", BAD)).await;
+        world.log.wait_for(EventType::OrderTransformed, BAD).await;
+        for id in ids("good", GOOD) {
+            world.post_as(&hub, OTHER, &order(&id)).await;
+        }
+        world.log.wait_for(EventType::OrderForwarded, GOOD).await;
+        failing(&world, &hub, BAD).await;
+        hub.kill().await;
+    }
 }

@@ -28,26 +28,6 @@ async fn post_packed(world: &World, hub: &Hub, plain: &str) -> (u16, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_concurrent_compressed_webhooks_are_accepted() {
-    let _turn = crate::harness::wait::heavy().await;
-    let world = World::new().await;
-    // A busy machine takes longer to send a thousand heads than a stranger may take for one.
-    let settings = world.settings().set("HUB_TEST_TIMES", "first_head_timeout=60s");
-    let hub = Hub::start(&settings).await;
-    let bodies: Vec<_> = ids("packed", 1000).iter().map(|id| order(id)).collect();
-    let told = join_all(bodies.iter().map(|body| post_packed(&world, &hub, body))).await;
-    let refused: Vec<_> = told.iter().filter(|(status, _)| *status != 200).collect();
-    assert!(
-        refused.is_empty(),
-        "{} of 1000 refused: {:?}",
-        refused.len(),
-        refused.first()
-    );
-    world.hand_out_again().await;
-    world.at_end_within(2 * PATIENCE, Ends::forwarded(1000)).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn paths_with_more_slashes_are_the_same_paths() {
     let world = World::new().await;
     let hub = world.hub().await;
@@ -264,4 +244,28 @@ async fn the_answers_of_health_match_the_description() {
         as_described(path, described, "503").await;
     }
     as_described("/health/live", "/health/live", "200").await;
+}
+
+mod long {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_thousand_concurrent_compressed_webhooks_are_accepted() {
+        let _turn = crate::harness::wait::heavy().await;
+        let world = World::new().await;
+        // A busy machine takes longer to send a thousand heads than a stranger may take for one.
+        let settings = world.settings().set("HUB_TEST_TIMES", "first_head_timeout=60s");
+        let hub = Hub::start(&settings).await;
+        let bodies: Vec<_> = ids("packed", 1000).iter().map(|id| order(id)).collect();
+        let told = join_all(bodies.iter().map(|body| post_packed(&world, &hub, body))).await;
+        let refused: Vec<_> = told.iter().filter(|(status, _)| *status != 200).collect();
+        assert!(
+            refused.is_empty(),
+            "{} of 1000 refused: {:?}",
+            refused.len(),
+            refused.first()
+        );
+        world.hand_out_again().await;
+        world.at_end_within(2 * PATIENCE, Ends::forwarded(1000)).await;
+    }
 }
