@@ -85,6 +85,21 @@ pub struct Parking {
     pub until: DateTime<Utc>,
     /// See [`Failure::Retry`].
     pub for_creation: bool,
+    /// What it is parked for.
+    pub cause: ParkCause,
+}
+
+/// What an event is parked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ParkCause {
+    /// Its attempt failed.
+    Failed,
+    /// Its attempt failed, which was a trial of a half-open breaker and does not count.
+    Trial,
+    /// An earlier event of its order stands in another lane.
+    OtherLane,
+    /// Something else that is no fault of the order; nothing was tried.
+    Untried,
 }
 
 /// When an event is tried again.
@@ -202,32 +217,44 @@ pub fn settle(result: Result<Vec<NewEvent>, Failure>, now: DateTime<Utc>, crowde
             for_creation,
         }) => match next {
             Next::Quick(pause) if !crowded && !for_creation => Settlement::Again(record, pause.max(LEAST_PAUSE)),
-            Next::Quick(pause) | Next::Park(pause) => Settlement::Park(record, parking(pause, now, for_creation), 1),
-            Next::ParkUncounted(pause) => Settlement::Park(record, parking(pause, now, for_creation), 0),
+            Next::Quick(pause) | Next::Park(pause) => {
+                Settlement::Park(record, parking(pause, now, for_creation, ParkCause::Failed), 1)
+            }
+            Next::ParkUncounted(pause) => {
+                Settlement::Park(record, parking(pause, now, for_creation, ParkCause::Trial), 0)
+            }
         },
         Err(Failure::Later { after, for_creation }) => {
             if after <= MAX_QUICK && !crowded && !for_creation {
                 return Settlement::Pause(after.max(LEAST_PAUSE));
             }
-            Settlement::Defer(parking(after, now, for_creation))
+            Settlement::Defer(parking(after, now, for_creation, ParkCause::Untried))
         }
         Err(Failure::OtherLane { after, for_creation }) => {
             if after <= MAX_QUICK_FOR_LANE && !crowded && !for_creation {
                 return Settlement::Pause(after.max(LEAST_PAUSE));
             }
-            Settlement::Defer(parking(after.max(LEAST_PAUSE), now, for_creation))
+            Settlement::Defer(parking(after, now, for_creation, ParkCause::OtherLane))
         }
-        Err(Failure::OfBranch { parked, .. }) if crowded => Settlement::Defer(parking(parked, now, false)),
+        Err(Failure::OfBranch { parked, .. }) if crowded => {
+            Settlement::Defer(parking(parked, now, false, ParkCause::Untried))
+        }
         Err(Failure::OfBranch { after, .. }) => Settlement::Pause(after.clamp(LEAST_PAUSE, MAX_QUICK)),
         Err(Failure::Hold { pause, .. }) => Settlement::Hold(pause.max(LEAST_PAUSE)),
-        Err(Failure::Elsewhere { pause, .. }) if crowded => Settlement::Defer(parking(pause, now, false)),
+        Err(Failure::Elsewhere { pause, .. }) if crowded => {
+            Settlement::Defer(parking(pause, now, false, ParkCause::Untried))
+        }
         Err(Failure::Elsewhere { cause, pause }) => Settlement::Leave(cause, pause.max(LEAST_PAUSE)),
     }
 }
 
-fn parking(pause: Duration, now: DateTime<Utc>, for_creation: bool) -> Parking {
+fn parking(pause: Duration, now: DateTime<Utc>, for_creation: bool, cause: ParkCause) -> Parking {
     let until = now + TimeDelta::from_std(pause.max(LEAST_PAUSE)).unwrap_or(TimeDelta::MAX);
-    Parking { until, for_creation }
+    Parking {
+        until,
+        for_creation,
+        cause,
+    }
 }
 
 #[cfg(test)]

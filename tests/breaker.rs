@@ -441,3 +441,45 @@ async fn a_branch_that_the_backend_fails_for_waits_alone() {
     assert_eq!(*last, "/api/integration/orders/CR-bad-7/status");
     assert!(before.iter().all(|path| *path == ORDERS), "{paths:?}");
 }
+
+/// Yesterday's order, which is tried at once for today's with its number, fails in a trial. When the backend is well again, both go, and today's does
+/// not wait for the next attempt of yesterday's.
+#[tokio::test(flavor = "multi_thread")]
+async fn todays_order_does_not_sleep_after_a_trial_of_yesterdays() {
+    const OTHERS: usize = 8;
+    let world = World::new().await;
+    let settings = settings(&world, SOON)
+        .set("RETRY_DELAYS", "1h")
+        .set("RETRY_MAX_ATTEMPTS", 50)
+        .set("HUB_TEST_TIMES", "look_at_lane_again=1s");
+    let hub = start(&settings).await;
+    world.backend.always_for("CR-1", Some(Answer::status(503)));
+    world.careem.post(&hub, &order("CR-1")).await.event_id();
+    world.has_parked(1).await;
+    let before = world.requests_about("CR-1");
+    world.backend.otherwise(Answer::status(503));
+    world.post_orders(&hub, ids("other", OTHERS)).await;
+    world.breaker_becomes(&hub, "open").await;
+    let todays = order("CR-1").replace("2025-10-01T12:00:00Z", "2025-10-04T12:00:00Z");
+    world.careem.post(&hub, &todays).await.event_id();
+    eventually("yesterday's is tried", PATIENCE, async || {
+        let now = world.requests_about("CR-1");
+        if now > before { Ok(()) } else { Err(now) }
+    })
+    .await;
+    world.backend.otherwise(Answer::Accept);
+    world.backend.always_for("CR-1", None);
+    eventually("today's order is judged", PATIENCE, async || {
+        let events = world.log.events().await;
+        let mut ends = events
+            .iter()
+            .filter(|event| event.envelope.event_type == EventType::OrderIgnored);
+        if ends.any(|event| event.envelope.external_order_id == "CR-1") {
+            Ok(())
+        } else {
+            Err(world.lanes().await)
+        }
+    })
+    .await;
+    hub.kill().await;
+}

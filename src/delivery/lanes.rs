@@ -170,6 +170,11 @@ impl Lanes {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether no order has a lane.
+    pub fn is_empty(&self) -> bool {
+        self.table().lanes().next().is_none()
+    }
+
     /// Whether an order has a lane.
     pub fn is_open(&self, key: OrderKey) -> bool {
         self.table().get(key).is_some()
@@ -194,6 +199,16 @@ impl Lanes {
     /// Has a lane taken up before it is due, to look whether it has to be worked on now.
     pub fn look_at(&self, key: OrderKey) {
         self.table().look_at(key);
+    }
+
+    /// Notes that the head of a lane, as it was just written, waits for the other lane of its order.
+    pub fn note_behind(&self, key: OrderKey) {
+        self.table().note_behind(key);
+    }
+
+    /// Whether that was noted of the lane as it is.
+    pub fn is_behind(&self, key: OrderKey) -> bool {
+        self.table().is_behind(key)
     }
 
     /// Whether that was said of a lane that the caller works on, since this was asked last.

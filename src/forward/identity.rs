@@ -108,7 +108,7 @@ impl OrderIdentity {
         if event.envelope.is_creation() {
             self.of_creation(event, is_first).await
         } else {
-            self.of_news(event, is_first).await
+            self.of_news(event).await
         }
     }
 
@@ -203,7 +203,7 @@ impl OrderIdentity {
         Ok(None)
     }
 
-    async fn of_news(&self, event: &Recorded, is_first: bool) -> anyhow::Result<Plan> {
+    async fn of_news(&self, event: &Recorded) -> anyhow::Result<Plan> {
         if let Some(not_yours) = self.is_of_another(event).await? {
             return Ok(Plan::NotYours(not_yours));
         }
@@ -215,7 +215,7 @@ impl OrderIdentity {
                 return Ok(Plan::End(repeat(event, None)));
             }
         }
-        if let Some(overtaken) = self.overtaken(event, &known, is_first).await? {
+        if let Some(overtaken) = self.overtaken(event, &known).await? {
             return Ok(Plan::End(overtaken));
         }
         let said_before = self.said_before(event, &known).await?;
@@ -250,7 +250,7 @@ impl OrderIdentity {
         } else if let Some(end) = self.created_elsewhere(event, &known).await? {
             return Ok(Plan::End(end));
         }
-        if is_first && let Some(overtaken) = self.overtaken(event, &known, is_first).await? {
+        if is_first && let Some(overtaken) = self.overtaken(event, &known).await? {
             return Ok(Plan::End(overtaken));
         }
         if let Some(created) = created {

@@ -13,19 +13,13 @@ use crate::{
 
 impl OrderIdentity {
     /// How a webhook ends that was accepted again, or transformed late, if a later word about its order has ended meanwhile and
-    /// supersedes it. Before its first request, what a person had retried was compared already. `is_first`: no request was made, as
-    /// far as the log says.
-    pub(super) async fn overtaken(
-        &self,
-        event: &Recorded,
-        known: &OrderEvents,
-        is_first: bool,
-    ) -> anyhow::Result<Option<Ignored>> {
+    /// supersedes it. What a person had retried was compared before it waited for its turn, so it is compared again.
+    pub(super) async fn overtaken(&self, event: &Recorded, known: &OrderEvents) -> anyhow::Result<Option<Ignored>> {
         let own = known.of_webhook().map(|found| found.sequence);
         let first = own.chain([event.sequence]).min().unwrap_or_default();
         let is_after = |found: &IndexEntry| found.sequence > first && found.sequence != event.sequence;
         let is_later = |found: IndexEntry| is_after(&found) && found.state.end().is_some();
-        if event.is_again || (event.run.is_some() && is_first) {
+        if event.is_again {
             return Ok(None);
         }
         let mut has_later = known.of_branch().any(is_later);

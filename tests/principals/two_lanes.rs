@@ -200,3 +200,164 @@ async fn a_number_that_is_used_again_does_not_wait_behind_what_waits_for_another
     world.log.wait_for(EventType::OrderIgnored, 2).await;
     world.at_end(Ends::forwarded(1).ignored(2)).await;
 }
+
+/// A refused announcement is retried, and waits for another one of its order, behind which its cancellation stands. The backend refuses both of
+/// those. The retry does not create what was cancelled.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_that_waited_is_compared_with_a_cancellation_that_ended_meanwhile() {
+    let tenants = tenants().await;
+    let world = &tenants.outside.world;
+    let id = "CR-37";
+    world.backend.next_for(id, [Said::status(422)]);
+    tenants.send("careem", B, Some(B), &order(id)).await.event_id();
+    world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    world.backend.always_for(id, Some(Said::status(503)));
+    tenants
+        .send("careem", Platform, Some(B), &corrected(id))
+        .await
+        .event_id();
+    world.has_parked(1).await;
+    let cancelled = change(id, "cancelled");
+    tenants.send("careem", Platform, Some(B), &cancelled).await.event_id();
+    world.log.wait_for(EventType::OrderTransformed, 3).await;
+    world.retry_dead_letters().await;
+    world.log.wait_for(EventType::OrderRetryRequested, 1).await;
+    // It has been compared, and waits.
+    world.backend.wait_for(world.backend.count() + 2).await;
+    world.backend.next_for(id, [Said::status(422), Said::status(422)]);
+    world.backend.always_for(id, None);
+    world.log.wait_for(EventType::OrderDeadLettered, 3).await;
+    world.log.wait_for(EventType::OrderIgnored, 1).await;
+    let paths = tenants.paths_of(id);
+    assert!(world.backend.accepted().is_empty(), "{paths:?}");
+    world.at_end(Ends::forwarded(0).ignored(1).dead_lettered(2)).await;
+}
+
+/// A branch without other traffic, with the breaker open: the backend fails for yesterday's order only. Its correction waits for it in the other
+/// lane, and today's order behind that. Yesterday's does not take each trial for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn trials_of_an_earlier_order_end_where_another_order_waits() {
+    let tenants = Tenants::new(|more| {
+        more.set("CIRCUIT_BREAKER_RESET_TIMEOUT", "500ms")
+            .set("CIRCUIT_BREAKER_FAILURE_THRESHOLD", 3)
+            .set("RETRY_DELAYS", "1h")
+            .set("RETRY_MAX_ATTEMPTS", 50)
+            .set("HUB_TEST_TIMES", "look_at_lane_again=500ms,trials_before_another=3s")
+    })
+    .await;
+    let world = &tenants.outside.world;
+    let id = "CR-38";
+    let first = std::sync::OnceLock::new();
+    world.backend.by_rule(Some(Box::new(move |key, _| {
+        let is_first = first.get_or_init(|| key.to_owned()) == key;
+        if is_first { Said::status(503) } else { Said::Accept }
+    })));
+    tenants.send("careem", Platform, Some(B), &order(id)).await.event_id();
+    world.has_parked(1).await;
+    tenants.send("careem", B, Some(B), &corrected(id)).await.event_id();
+    world.has_parked(2).await;
+    tenants.send("careem", B, Some(B), &of_another_day(id)).await.event_id();
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    world.backend.by_rule(None);
+    world.at_end(Ends::forwarded(1).dead_lettered(2)).await;
+}
+
+mod long {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::harness::ids;
+
+    /// Many events are in memory, and the backend fails for the branch. Two lanes of one order do not wake each other all the time.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn two_lanes_do_not_wake_each_other_without_a_pause() {
+        const MEASURED: Duration = Duration::from_secs(5);
+        let tenants = Tenants::new(|more| {
+            more.set("CIRCUIT_BREAKER_RESET_TIMEOUT", "60s")
+                .set("RETRY_DELAYS", "1h")
+                .set("BACKEND_TIMEOUT", "60s")
+                .set("BACKEND_MAX_REQUESTS", 16)
+                .set("RETRY_MAX_ATTEMPTS", 50)
+        })
+        .await;
+        let world = &tenants.outside.world;
+        let id = "CR-39";
+        world.backend.always_for(id, Some(Said::status(503)));
+        tenants.send("careem", Platform, Some(B), &order(id)).await.event_id();
+        world.has_parked(1).await;
+        tenants.send("careem", B, Some(B), &corrected(id)).await.event_id();
+        world.has_parked(2).await;
+        tenants
+            .send("careem", Platform, Some(A), &order("CR-a"))
+            .await
+            .event_id();
+        world.log.wait_for(EventType::OrderForwarded, 1).await;
+        for other in ids("b", 6) {
+            world.backend.always_for(&other, Some(Said::status(500)));
+            tenants
+                .send("careem", Platform, Some(B), &order(&other))
+                .await
+                .event_id();
+        }
+        // A slow backend and many orders of the other branch.
+        world.backend.takes(Duration::from_millis(1500));
+        world.post_orders(&tenants.hub, ids("slow", 950)).await;
+        world.log.wait_for(EventType::OrderTransformed, 959).await;
+        let written = async || {
+            let provision = world.nats.provision().await;
+            let stream = provision.get_stream("LANES").await.unwrap();
+            stream.get_info().await.unwrap().state.last_sequence
+        };
+        // A rate: writes in so long, before and after today's order came.
+        let in_a_while = async || {
+            let before = written().await;
+            tokio::time::sleep(MEASURED).await;
+            written().await - before
+        };
+        let calm = in_a_while().await;
+        tenants.send("careem", B, Some(B), &of_another_day(id)).await.event_id();
+        let busy = in_a_while().await;
+        assert!(busy < calm + 50, "{calm} writes before, {busy} after");
+        tenants.hub.kill().await;
+    }
+
+    /// An order waited for half a minute, and its cancellation, which another secret proved, for it. The cancellation goes as soon as the backend has
+    /// the order, and not when it would be looked at next.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_cancellation_goes_at_once_after_its_order() {
+        let tenants = tenants().await;
+        let world = &tenants.outside.world;
+        let id = "CR-40";
+        world.backend.always_for(id, Some(Said::status(503)));
+        tenants.send("careem", Platform, Some(B), &order(id)).await.event_id();
+        world.has_parked(1).await;
+        let cancelled = change(id, "cancelled");
+        tenants.send("careem", B, Some(B), &cancelled).await.event_id();
+        let due = async || {
+            let lanes = world.lanes().await;
+            let waits = lanes.into_iter().find(|lane| lane["requests"] == 0);
+            waits.map(|lane| {
+                lane["dueAt"]
+                    .as_str()
+                    .unwrap()
+                    .parse::<chrono::DateTime<chrono::Utc>>()
+                    .unwrap()
+            })
+        };
+        // It was just looked at, and would be in three seconds.
+        eventually("it waits for long", 2 * PATIENCE, async || {
+            let left = due().await.map(|due| due - chrono::Utc::now());
+            if left.is_some_and(|left| left.num_milliseconds() > 3_000) {
+                Ok(())
+            } else {
+                Err(left)
+            }
+        })
+        .await;
+        let due = due().await.unwrap();
+        world.backend.always_for(id, None);
+        world.log.wait_for(EventType::OrderForwarded, 2).await;
+        assert!(chrono::Utc::now() < due, "it was told only when it was due");
+        world.at_end(Ends::forwarded(2)).await;
+    }
+}

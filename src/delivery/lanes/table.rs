@@ -35,6 +35,8 @@ pub(super) struct OpenLane {
     taken: bool,
     /// It is looked at before it is due.
     look: bool,
+    /// Its head waits for the other lane of its order. Another instance does not know that: there it is tried when it is due.
+    is_behind: bool,
 }
 
 impl OpenLane {
@@ -50,6 +52,7 @@ impl OpenLane {
             due_at: lane.due_at.timestamp_millis(),
             taken: false,
             look: false,
+            is_behind: false,
         }
     }
 
@@ -198,6 +201,18 @@ impl LaneTable {
                 self.queue.insert((lane.turn(), key));
             }
         }
+    }
+
+    /// Notes that the head of a lane waits for the other lane of its order, until the lane is written again.
+    pub(super) fn note_behind(&mut self, key: OrderKey) {
+        if let Some(lane) = self.open.get_mut(&key) {
+            lane.is_behind = true;
+        }
+    }
+
+    /// Whether that was noted.
+    pub(super) fn is_behind(&self, key: OrderKey) -> bool {
+        self.open.get(&key).is_some_and(|lane| lane.is_behind)
     }
 
     /// Whether a lane is to be looked at, once for each time that it was said. The caller works on the lane.

@@ -5,9 +5,9 @@
 //! head is tried at once. If that attempt fails, or a later one does, the head is given up while the newer order waits. The newer one may
 //! also wait in the other lane of the order ([`OrderKey::beside`]): then the older one's lane is looked at, by its own task.
 
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Duration};
 
-use chrono::Utc;
+use chrono::{TimeDelta, Utc};
 
 use super::{
     Stage, Worker,
@@ -17,9 +17,29 @@ use super::{
 use crate::{
     delivery::lanes::{Lane, Lanes},
     event::Recorded,
+    fault_injection::time,
     journal::{codec::OrderKey, read::event_at},
-    retry::Failure,
+    retry::{Failure, ParkCause, Parking},
 };
+
+/// How soon the head of a lane is tried again, at the latest, where another order waits behind it.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// How long another order waits at most for an earlier one that fails in trials of a half-open breaker. In a quiet branch there may be no
+/// other request to show that the backend is back.
+const MOST_TRIALS: Duration = Duration::from_secs(300);
+
+fn look_again() -> TimeDelta {
+    TimeDelta::from_std(time("look_at_lane_again", LOOK_AGAIN)).unwrap_or_default()
+}
+
+/// Writes the lane of an event that is parked.
+pub(super) async fn put_parked(lanes: &Lanes, key: OrderKey, lane: &Lane, parking: Parking) -> anyhow::Result<()> {
+    lanes.put(key, lane).await?;
+    if parking.cause == ParkCause::OtherLane {
+        lanes.note_behind(key);
+    }
+    Ok(())
+}
 
 impl<S: Stage> Worker<S> {
     /// Whether an event that joins a lane announces another order than the head is about, which is to be tried at once for that.
@@ -62,16 +82,19 @@ impl<S: Stage> Worker<S> {
         Ok(())
     }
 
-    /// Has the order's other lane looked at: news in it may wait for the order, which has just been created, or the head of this lane waits
-    /// for what is in it, and another order behind that head.
-    pub(super) fn wake_other_lane(&self, context: &TaskContext, event: &Recorded) {
-        if let Some(lanes) = &context.lanes {
-            OrderKey::beside(event).into_iter().for_each(|key| lanes.look_at(key));
+    /// Has the order's other lane looked at, of which an event has ended: what is at the head there may wait for that. `is_created`: the
+    /// backend has the order now, for which news there may wait.
+    pub(super) fn wake_other_lane(&self, context: &TaskContext, event: &Recorded, is_created: bool) {
+        let lanes = context.lanes.as_ref().filter(|lanes| !lanes.is_empty());
+        if let Some((lanes, key)) = lanes.zip(OrderKey::beside(event))
+            && (is_created || lanes.is_behind(key))
+        {
+            lanes.look_at(key);
         }
     }
 
-    /// Makes a lane due now if it is to be looked at and its head need not wait: it waits for its order, which may be there, or another
-    /// order waits behind it. False if it is left as it is.
+    /// Makes a lane due now if it is to be looked at and its head need not wait: it waits for its order, which may be there, or for the
+    /// other lane, or another order waits behind it. False if it is left as it is.
     pub(super) async fn look(&self, key: OrderKey, lane: &Lane, context: &TaskContext) -> anyhow::Result<bool> {
         let lanes = self.lanes(context)?;
         if !lanes.take_look(key) || context.halt.is_cancelled() {
@@ -80,7 +103,10 @@ impl<S: Stage> Worker<S> {
         let Ok(head) = self.event_in(key, lane, lane.head).await? else {
             return Ok(false);
         };
-        let is_due = lane.for_creation || self.another_order_behind(key, lane, &head).await?.is_some();
+        let is_free = lane.for_creation || lanes.is_behind(key);
+        // What is tried soon anyway is left alone: two lanes must not have each other tried without a pause.
+        let is_far = lane.due_at > Utc::now() + look_again();
+        let is_due = is_free || (is_far && self.another_order_behind(key, lane, &head).await?.is_some());
         // The lane belongs to the next instance then.
         if !is_due || context.handed_over.load(Ordering::Relaxed) {
             return Ok(false);
@@ -90,9 +116,10 @@ impl<S: Stage> Worker<S> {
         Ok(true)
     }
 
-    /// What becomes of the head of a lane after an attempt: if that failed and another order waits behind it, it is given up. A trial
-    /// of a half-open breaker is no attempt, and a head that waits for its order lets that one pass. What the head waits for in the
-    /// other lane holds the other order up as well, so that lane is looked at.
+    /// What becomes of the head of a lane after an attempt, where another order waits behind it. After a failed attempt it is given up. A
+    /// trial of a half-open breaker is none: the head is tried again soon, and given up after a failed trial when the other order has waited
+    /// for [`MOST_TRIALS`]. A head that waits for its order lets that one pass. What the head waits for in the other lane holds the other
+    /// order up as well, so that lane is looked at.
     pub(super) async fn unless_another_waits(
         &self,
         key: OrderKey,
@@ -103,15 +130,25 @@ impl<S: Stage> Worker<S> {
         let &Attempted::Parked(requests, parking) = &attempted else {
             return Ok(attempted);
         };
-        if parking.for_creation || context.handed_over.load(Ordering::Relaxed) {
+        let has_failed = requests > lane.requests;
+        let is_untried = !has_failed && parking.cause == ParkCause::Untried;
+        if is_untried || parking.for_creation || context.handed_over.load(Ordering::Relaxed) {
             return Ok(attempted);
         }
         let Some(newer) = self.another_order_behind(key, lane, head).await? else {
             return Ok(attempted);
         };
-        if requests == lane.requests {
-            self.wake_other_lane(context, head);
+        if !has_failed && parking.cause == ParkCause::OtherLane {
+            if let Some((lanes, other)) = context.lanes.as_ref().zip(OrderKey::beside(head)) {
+                lanes.look_at(other);
+            }
             return Ok(attempted);
+        }
+        let waited = (Utc::now() - newer.envelope.received_at).to_std().unwrap_or_default();
+        if !has_failed && waited < time("trials_before_another", MOST_TRIALS) {
+            let soon = Utc::now() + look_again();
+            let until = parking.until.min(soon);
+            return Ok(Attempted::Parked(requests, Parking { until, ..parking }));
         }
         let end = |event: &Recorded| number_used_again::<S>(event, requests, &newer);
         if self.record_out_of_turn(head, requests, end, context).await? {

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Stage, Worker,
     action::{EventAction, is_ours, note, retried},
+    another_order::put_parked,
     cause_names::outcome_of,
     doubt::Doubt,
     fair_share::{FairShare, WorkKind},
@@ -167,7 +168,7 @@ impl<S: Stage> Worker<S> {
                 let mut lane = Lane::new(provider, sequence, requests, parking.until, parking.for_creation);
                 lane.note_retried(sequence, original);
                 lane.branch = branch;
-                self.lanes(context)?.put(key, &lane).await?;
+                put_parked(self.lanes(context)?, key, &lane, parking).await?;
                 crash_stage_at(S::NAME, "after_lane");
             }
         }
@@ -230,7 +231,9 @@ impl<S: Stage> Worker<S> {
             EventAction::Gone(sequence, is_there) => gone(recorded, S::NAME, sequence, is_there),
             EventAction::Superseded(event, newer) => superseded_end::<S>(&event, &newer),
         };
-        Ok(self.record(context, recorded.sequence, vec![end]).await)
+        let is_recorded = self.record(context, recorded.sequence, vec![end]).await;
+        self.wake_other_lane(context, recorded, false);
+        Ok(is_recorded)
     }
 
     /// Works on a lane for as long as what is in it is due.
@@ -275,7 +278,7 @@ impl<S: Stage> Worker<S> {
                     match passed {
                         Some(at) => lanes.put(key, &lane.led_by_waiting(at, Utc::now())).await?,
                         None => {
-                            lanes.put(key, &lane).await?;
+                            put_parked(lanes, key, &lane, parking).await?;
                             context.settle(head);
                             return Ok(());
                         }
@@ -365,11 +368,9 @@ impl<S: Stage> Worker<S> {
             match settle(handled, Utc::now(), context.crowded.load(Ordering::Relaxed)) {
                 Settlement::Done(events) => {
                     let is_created = |one: &NewEvent| one.envelope.event_type == EventType::OrderForwarded;
-                    let wakes = S::creates(&event) && events.iter().any(is_created);
+                    let is_created = S::creates(&event) && events.iter().any(is_created);
                     let ended = self.record_end(context, about, events).await?;
-                    if wakes {
-                        self.wake_other_lane(context, &event);
-                    }
+                    self.wake_other_lane(context, &event, is_created);
                     return Ok(ended);
                 }
                 Settlement::Again(events, pause) => {

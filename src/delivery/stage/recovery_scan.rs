@@ -17,7 +17,7 @@ use crate::{
     delivery::lanes::Lane,
     event::{EventId, Recorded},
     journal::{codec::OrderKey, read::Entry},
-    retry::Parking,
+    retry::{ParkCause, Parking},
 };
 
 /// The part that all events about attempts have in common.
@@ -142,7 +142,11 @@ impl RecoveryScan {
                 open.requests = open.requests.max(attempt.as_ref().map_or(1, |attempt| attempt.attempt));
                 let until = attempt.and_then(|attempt| attempt.next_attempt_at);
                 let for_creation = S::waits_for_creation(event);
-                open.parked = until.map(|until| Parking { until, for_creation });
+                open.parked = until.map(|until| Parking {
+                    until,
+                    for_creation,
+                    cause: ParkCause::Failed,
+                });
             }
             return;
         }
