@@ -391,3 +391,25 @@ async fn a_repeat_of_an_earlier_order_does_not_end_a_later_one() {
     let lane: Lane = serde_json::from_value(world.lanes().await.remove(0)).unwrap();
     assert!(!lane.is_due(chrono::Utc::now()), "{lane:?}");
 }
+
+/// The backend refused yesterday's order and today's with its number, and both are retried. It cannot take yesterday's now. Today's does not wait for
+/// that.
+#[tokio::test(flavor = "multi_thread")]
+async fn todays_retried_order_does_not_wait_for_yesterdays() {
+    let world = World::new().await;
+    let settings = world.settings().set("CIRCUIT_BREAKER_ENABLED", false);
+    let hub = Hub::start(&settings.set("RETRY_DELAYS", "1h")).await;
+    let away = Answer::Say(503, String::new(), vec![("retry-after", "3600".into())]);
+    let refused = Answer::status(422);
+    world
+        .backend
+        .next_for("CR-1", [refused.clone(), refused, away.clone(), away]);
+    world.careem.post(&hub, &order("CR-1")).await.event_id();
+    world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    let todays = order("CR-1").replace("2025-10-01T12:00:00Z", "2025-10-04T12:00:00Z");
+    world.careem.post(&hub, &todays).await.event_id();
+    world.log.wait_for(EventType::OrderDeadLettered, 2).await;
+    world.retry_dead_letters().await;
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    world.at_end(Ends::forwarded(1).dead_lettered(1)).await;
+}

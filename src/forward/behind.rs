@@ -14,10 +14,7 @@ use super::{
     identity::{OrderIdentity, is_same_branch},
 };
 use crate::{
-    delivery::superseded::KnownAcceptances as _,
-    event::Recorded,
-    journal::codec::OrderKey,
-    memory::{EntryState, IndexEntry},
+    delivery::superseded::KnownAcceptances as _, event::Recorded, journal::codec::OrderKey, memory::IndexEntry,
     retry::Failure,
 };
 
@@ -111,7 +108,12 @@ impl OrderIdentity {
             if place >= turn.place || found.sequence == event.sequence {
                 continue;
             }
-            let Some(earlier) = self.orders.read(event, found).await? else {
+            // An announcement also waits for one of another day: the backend must get the newer order last.
+            let earlier = match is_creation {
+                true => self.orders.read_whenever(event, found).await?,
+                false => self.orders.read(event, found).await?,
+            };
+            let Some(earlier) = earlier else {
                 continue;
             };
             let since = taken_up_at.unwrap_or(earlier.envelope.received_at);
@@ -130,10 +132,13 @@ impl OrderIdentity {
     /// # Errors
     /// If the log does not answer.
     pub(super) async fn another_behind(&self, earlier: &Recorded) -> anyhow::Result<Option<Recorded>> {
-        let (own, known) = (OrderKey::of(earlier), self.orders.known(earlier));
-        let is_open = |found: &IndexEntry| found.state == EntryState::Creation && found.sequence > earlier.sequence;
-        for found in known.of_branch().filter(is_open) {
-            if let Some(event) = self.orders.read(earlier, found).await?
+        let (own, known, turn) = (OrderKey::of(earlier), self.orders.known(earlier), self.turn_of(earlier));
+        let waits = |found: &IndexEntry| {
+            let pending = self.pending(found).filter(|_| found.state.is_creation());
+            pending.is_some_and(|(place, _)| place > turn.place)
+        };
+        for found in known.of_branch().filter(waits) {
+            if let Some(event) = self.orders.read_whenever(earlier, found).await?
                 && is_same_branch(&event, earlier)
                 && OrderKey::of(&event) != own
                 && self.announces_another(&event, earlier).await?

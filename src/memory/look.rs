@@ -99,13 +99,20 @@ impl Orders {
     /// # Errors
     /// If NATS does not answer.
     pub(crate) async fn read(&self, about: &Recorded, found: IndexEntry) -> anyhow::Result<Option<Recorded>> {
+        let event = self.read_whenever(about, found).await?;
+        let age = |event: &Recorded| (about.envelope.received_at - event.envelope.received_at).abs();
+        Ok(event.filter(|event| age(event) <= self.window))
+    }
+
+    /// The same, whenever it was accepted: with another time it is about another order of the number.
+    ///
+    /// # Errors
+    /// If NATS does not answer.
+    pub(crate) async fn read_whenever(&self, about: &Recorded, found: IndexEntry) -> anyhow::Result<Option<Recorded>> {
         let event = event_at(&self.connection, found.sequence).await?;
         Ok(event.filter(|event| {
             let (one, other) = (&event.envelope, &about.envelope);
-            found.state.is_of(one)
-                && one.provider == other.provider
-                && one.external_order_id == other.external_order_id
-                && (other.received_at - one.received_at).abs() <= self.window
+            found.state.is_of(one) && one.provider == other.provider && one.external_order_id == other.external_order_id
         }))
     }
 

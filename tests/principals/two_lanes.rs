@@ -262,6 +262,58 @@ async fn trials_of_an_earlier_order_end_where_another_order_waits() {
     world.at_end(Ends::forwarded(1).dead_lettered(2)).await;
 }
 
+/// The backend refused yesterday's order and today's with its number, by two secrets, and both are retried. It cannot take yesterday's now.
+/// Today's does not wait for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retried_order_does_not_wait_for_an_earlier_one_that_is_retried() {
+    let tenants = patient_tenants().await;
+    let world = &tenants.outside.world;
+    let id = "CR-41";
+    let away = Said::Say(503, String::new(), vec![("retry-after", "3600".into())]);
+    let refused = Said::status(422);
+    world
+        .backend
+        .next_for(id, [refused.clone(), refused, away.clone(), away]);
+    tenants.send("careem", Platform, Some(B), &order(id)).await.event_id();
+    world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    tenants.send("careem", B, Some(B), &of_another_day(id)).await.event_id();
+    world.log.wait_for(EventType::OrderDeadLettered, 2).await;
+    world.retry_dead_letters().await;
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    world.at_end(Ends::forwarded(1).dead_lettered(1)).await;
+}
+
+/// Yesterday's order waits for its retry, for longer than the memory of orders reaches. Today's with its number is proven by the other secret.
+/// Yesterday's is not created after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_earlier_order_is_not_created_last_after_the_window() {
+    let tenants = Tenants::new(|more| {
+        more.set("CIRCUIT_BREAKER_ENABLED", false)
+            .set("RETRY_DELAYS", "1h")
+            .set("HUB_TEST_TIMES", "order_memory=2s,order_memory_wait=10s")
+    })
+    .await;
+    let world = &tenants.outside.world;
+    let id = "CR-42";
+    let away = Said::Say(503, String::new(), vec![("retry-after", "3600".into())]);
+    world.backend.next_for(id, [away.clone(), away]);
+    tenants.send("careem", Platform, Some(B), &order(id)).await.event_id();
+    world.has_parked(1).await;
+    let began = std::time::Instant::now();
+    eventually("the window is over", PATIENCE, async || {
+        let passed = began.elapsed();
+        if passed > std::time::Duration::from_secs(3) {
+            Ok(())
+        } else {
+            Err(passed)
+        }
+    })
+    .await;
+    tenants.send("careem", B, Some(B), &of_another_day(id)).await.event_id();
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    world.at_end(Ends::forwarded(1).dead_lettered(1)).await;
+}
+
 mod long {
     use std::time::Duration;
 

@@ -7,10 +7,11 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use chrono::{TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{
     Stage, Worker,
+    action::retried,
     attempt::{Attempted, HandlerResult, TaskContext},
     given_up::number_used_again,
 };
@@ -53,7 +54,11 @@ impl<S: Stage> Worker<S> {
         let Ok(head) = self.event_in(key, &lane, lane.head).await? else {
             return Ok(false);
         };
-        let is_another = self.stage.announces_another(event, &head).await?;
+        let bodies = (self.body_of(event.clone()).await?, self.body_of(head).await?);
+        let is_another = match bodies {
+            (Some(body), Some(head)) => self.stage.announces_another(&body, &head).await?,
+            _ => false,
+        };
         if is_another {
             tracing::info!(
                 stage = S::NAME,
@@ -135,7 +140,7 @@ impl<S: Stage> Worker<S> {
         if is_untried || parking.for_creation || context.handed_over.load(Ordering::Relaxed) {
             return Ok(attempted);
         }
-        let Some(newer) = self.another_order_behind(key, lane, head).await? else {
+        let Some((newer, since)) = self.another_order_behind(key, lane, head).await? else {
             return Ok(attempted);
         };
         if !has_failed && parking.cause == ParkCause::OtherLane {
@@ -144,7 +149,7 @@ impl<S: Stage> Worker<S> {
             }
             return Ok(attempted);
         }
-        let waited = (Utc::now() - newer.envelope.received_at).to_std().unwrap_or_default();
+        let waited = (Utc::now() - since).to_std().unwrap_or_default();
         if !has_failed && waited < time("trials_before_another", MOST_TRIALS) {
             let soon = Utc::now() + look_again();
             let until = parking.until.min(soon);
@@ -158,13 +163,17 @@ impl<S: Stage> Worker<S> {
         }
     }
 
-    /// The first event that announces another order than the head of a lane is about, and waits for that: in this lane, or in another one.
+    /// The body of the first event that announces another order than the head of a lane is about, and waits for that: in this lane, or in
+    /// another one. And since when it waits.
     async fn another_order_behind(
         &self,
         key: OrderKey,
         lane: &Lane,
         head: &Recorded,
-    ) -> anyhow::Result<Option<Recorded>> {
+    ) -> anyhow::Result<Option<(Recorded, DateTime<Utc>)>> {
+        let Some(head) = self.body_of(head.clone()).await? else {
+            return Ok(None);
+        };
         for (sequence, _) in &lane.waiting {
             // An earlier version does not say which of them are announcements, and neither does a lane that was made again.
             if lane.creations.as_ref().is_some_and(|known| !known.contains(sequence)) {
@@ -172,12 +181,30 @@ impl<S: Stage> Worker<S> {
             }
             let event = event_at(self.journal.connection(), *sequence).await?;
             if let Some(event) = event.filter(|event| S::creates(event) && OrderKey::of(event) == key)
-                && self.stage.announces_another(&event, head).await?
+                && let since = event.envelope.time
+                && let Some(body) = self.body_of(event).await?
+                && self.stage.announces_another(&body, &head).await?
             {
-                return Ok(Some(event));
+                return Ok(Some((body, since)));
             }
         }
-        self.stage.another_held_up(head).await
+        let elsewhere = self.stage.another_held_up(&head).await?;
+        Ok(elsewhere.map(|body| {
+            let since = body.envelope.received_at;
+            (body, since)
+        }))
+    }
+
+    /// What an event is about: a request for a retry names its body. None if that is not on the log any more.
+    async fn body_of(&self, event: Recorded) -> anyhow::Result<Option<Recorded>> {
+        let Some(sequence) = retried(&event) else {
+            return Ok(Some(event));
+        };
+        let body = event_at(self.journal.connection(), sequence).await?;
+        Ok(body.map(|body| Recorded {
+            run: Some(event.envelope.id),
+            ..body
+        }))
     }
 
     /// Which event that waits in a lane is the one that its head waits for: it came while the head waited for something else,
