@@ -92,8 +92,8 @@ async fn a_hub_is_killed_in_the_middle_of_a_write() {
     world.careem.post(&hub, &order("CR-unwritten")).await.event_id();
     world.log.settled().await;
     eventually("the hub waits for the table", PATIENCE, async || {
-        let query = "SELECT count(*) AS waiting FROM pg_stat_activity
-                     WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%webhook_logs%'";
+        let query = "SELECT count(*) AS waiting FROM pg_locks WHERE NOT granted AND relation = 'webhook_logs'::regclass
+                     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
         let rows = world.database.rows(query).await.map_err(|error| error.to_string())?;
         if rows[0]["waiting"].as_i64() > Some(0) {
             Ok(())

@@ -1,7 +1,7 @@
 //! The restaurant's backend, played: it records every request and answers by a script.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     ops::Deref,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
@@ -79,6 +79,8 @@ struct Script {
     always: HashMap<String, Answer>,
     /// Answers for the next requests, whatever they are about.
     next: VecDeque<Answer>,
+    /// Orders that it does not know before they are announced.
+    unknown: HashSet<String>,
     /// Answers by the key and how often it came before.
     rule: Option<Rule>,
     /// How often each key came under the rule.
@@ -184,6 +186,11 @@ impl Backend {
         self.shared.script().otherwise = Some(answer);
     }
 
+    /// News of this order are answered 404 until the order is announced.
+    pub(crate) fn knows_not(&self, order: &str) {
+        self.shared.script().unknown.insert(order.to_owned());
+    }
+
     /// Every request is answered by this rule of its key and of the number of earlier requests; none removes the rule.
     pub(crate) fn by_rule(&self, rule: Option<Rule>) {
         self.shared.script().rule = rule;
@@ -274,6 +281,12 @@ impl Shared {
         script.requests.push(received.clone());
         let order = serde_json::from_slice::<Value>(&received.body).unwrap_or_default();
         let order = order["originalWebhook"]["orderId"].as_str().unwrap_or_default();
+        if script.unknown.contains(order) {
+            if received.path != ORDERS {
+                return (Answer::status(404), script.takes);
+            }
+            script.unknown.remove(order);
+        }
         let for_order = script.for_order.get_mut(order).and_then(VecDeque::pop_front);
         let answer = for_order
             .or_else(|| script.always.get(order).cloned())
