@@ -274,6 +274,18 @@ async fn a_refused_order_that_moved_with_its_merchant_is_not_created_twice_by_a_
     }
 }
 
+impl World {
+    /// The backend refuses an order, and its merchant is moved to another branch while the hub is down.
+    async fn is_refused_and_moves(&self, hub: Hub) {
+        self.careem.post(&hub, &order("CR-1")).await.event_id();
+        self.log.wait_for(EventType::OrderDeadLettered, 1).await;
+        self.log_forgets(&hub).await;
+        assert!(hub.terminate().await.0.success());
+        let moved = "UPDATE branch_delivery_configs SET branch_id = 'branch-9' WHERE merchant_id = 'merchant-1'";
+        self.database.run(moved).await.unwrap();
+    }
+}
+
 /// A refused order is retried, and the backend takes it, but no answer comes. Meanwhile its merchant is moved and its webhook comes again,
 /// for the new branch. The retry is not ended for that: the order would be created twice.
 #[tokio::test(flavor = "multi_thread")]
@@ -285,12 +297,7 @@ async fn a_retry_without_an_answer_is_not_ended_for_an_announcement_behind_it() 
     };
     let hub = Hub::start(&settings()).await;
     world.backend.next_for("CR-1", [Answer::status(422), Answer::Cut]);
-    world.careem.post(&hub, &order("CR-1")).await.event_id();
-    world.log.wait_for(EventType::OrderDeadLettered, 1).await;
-    world.log_forgets(&hub).await;
-    assert!(hub.terminate().await.0.success());
-    let moved = "UPDATE branch_delivery_configs SET branch_id = 'branch-9' WHERE merchant_id = 'merchant-1'";
-    world.database.run(moved).await.unwrap();
+    world.is_refused_and_moves(hub).await;
     let hub = Hub::start(&settings()).await;
     world.backend.always_for("CR-1", Some(Answer::status(503)));
     world.retry_dead_letters().await;
@@ -311,12 +318,7 @@ async fn a_retry_that_was_cut_off_is_not_ended_for_an_announcement_behind_it() {
     world
         .backend
         .next_for("CR-1", [Answer::status(422), Answer::TakeAndHang]);
-    world.careem.post(&hub, &order("CR-1")).await.event_id();
-    world.log.wait_for(EventType::OrderDeadLettered, 1).await;
-    world.log_forgets(&hub).await;
-    assert!(hub.terminate().await.0.success());
-    let moved = "UPDATE branch_delivery_configs SET branch_id = 'branch-9' WHERE merchant_id = 'merchant-1'";
-    world.database.run(moved).await.unwrap();
+    world.is_refused_and_moves(hub).await;
     let hub = world.hub().await;
     world.retry_dead_letters().await;
     world.backend.wait_for(2).await;

@@ -27,7 +27,7 @@ use crate::{
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// How long another order waits at most for an earlier one that fails in trials of a half-open breaker. In a quiet branch there may be no
 /// other request to show that the backend is back.
-const MOST_TRIALS: Duration = Duration::from_secs(300);
+const LONGEST_TRIALS: Duration = Duration::from_secs(300);
 
 fn look_again() -> TimeDelta {
     TimeDelta::from_std(time("look_at_lane_again", LOOK_AGAIN)).unwrap_or_default()
@@ -123,7 +123,7 @@ impl<S: Stage> Worker<S> {
 
     /// What becomes of the head of a lane after an attempt, where another order waits behind it. After a failed attempt it is given up. A
     /// trial of a half-open breaker is none: the head is tried again soon, and given up after a failed trial when the other order has waited
-    /// for [`MOST_TRIALS`]. A head that waits for its order lets that one pass. What the head waits for in the other lane holds the other
+    /// for [`LONGEST_TRIALS`]. A head that waits for its order lets that one pass. What the head waits for in the other lane holds the other
     /// order up as well, so that lane is looked at.
     pub(super) async fn unless_another_waits(
         &self,
@@ -150,7 +150,7 @@ impl<S: Stage> Worker<S> {
             return Ok(attempted);
         }
         let waited = (Utc::now() - since).to_std().unwrap_or_default();
-        if !has_failed && waited < time("trials_before_another", MOST_TRIALS) {
+        if !has_failed && waited < time("trials_before_another", LONGEST_TRIALS) {
             let soon = Utc::now() + look_again();
             let until = parking.until.min(soon);
             return Ok(Attempted::Parked(requests, Parking { until, ..parking }));

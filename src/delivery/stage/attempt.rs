@@ -422,7 +422,9 @@ impl<S: Stage> Worker<S> {
             EventAction::Gone(sequence, is_there) => gone(&recorded, S::NAME, sequence, is_there),
             EventAction::Superseded(event, newer) => superseded_end::<S>(&event, &newer),
         };
-        self.record_end(context, about, vec![end]).await.map(Err)
+        let ended = self.record_end(context, about, vec![end]).await?;
+        self.wake_other_lane(context, &recorded, false);
+        Ok(Err(ended))
     }
 
     /// Waits until the stage is ready and handles the event once: the result, and the permission of its requests. Or what became of
