@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc};
 use anyhow::{Result, ensure};
 use webhook_hub::{
     config::EventLog,
-    event::{Envelope, EventType, NewEvent, Recorded},
+    event::{BodyHash, Envelope, EventType, NewEvent, Recorded},
     journal::{
         Journal,
         append::MAX_WAITING,
@@ -44,18 +44,18 @@ impl Bench {
         let (journal, writer) = Journal::open(connection, EventLog::default());
         let writing = tokio::spawn(writer.run());
         for copy in 1u64.. {
+            if last >= events {
+                break;
+            }
             for part in read.chunks(MAX_WAITING / 2) {
-                if last >= events {
-                    drop(journal);
-                    writing.await??;
-                    return Ok(last);
-                }
                 let appends = part.iter().map(|event| journal.append(copy_of(event, copy)));
                 for appended in futures_util::future::join_all(appends).await {
                     last = last.max(appended?.sequence);
                 }
             }
         }
+        drop(journal);
+        writing.await??;
         Ok(last)
     }
 }
@@ -67,6 +67,11 @@ fn copy_of(event: &Recorded, copy: u64) -> NewEvent {
     let label = format!("{copy}/{}", std::process::id());
     let number = format!("{}-{copy}-{}", envelope.external_order_id, std::process::id());
     let payload = String::from_utf8_lossy(&event.payload).replace(&envelope.external_order_id, &number);
+    let mut request = envelope.request.clone();
+    // `verify` compares a webhook with it.
+    if let Some(hash) = request.as_mut().and_then(|request| request.body_sha256.as_mut()) {
+        *hash = BodyHash::of(payload.as_bytes());
+    }
     NewEvent {
         envelope: Envelope {
             id: envelope.id.derive(&label),
@@ -75,6 +80,7 @@ fn copy_of(event: &Recorded, copy: u64) -> NewEvent {
             // The event of that place is another order's.
             cause_sequence: None,
             external_order_id: number,
+            request,
             ..envelope.clone()
         },
         payload: payload.into(),

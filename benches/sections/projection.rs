@@ -30,9 +30,9 @@ const REPLAYED_A_CORE: f64 = 5000.0;
 
 impl Bench {
     pub(crate) async fn projection(&mut self) -> Result<()> {
-        let Some(source) = self.database_url.clone() else {
+        if self.database_url.is_none() {
             return Ok(());
-        };
+        }
         let mut samples = Samples::new("projection");
         let connection = self.servers.hub_connection().await?;
         let events = match self.events {
@@ -52,7 +52,7 @@ impl Bench {
             let rebuild = began.elapsed().as_secs_f64();
             child.stop(PATIENCE)?;
             let plain = self.servers.new_database(&format!("plain_{round}")).await?;
-            let insert = plain_insert(&source, &plain).await?;
+            let insert = plain_insert(&url, &plain).await?;
             samples.add("tables from an empty database", events as f64 / rebuild, "events/s");
             samples.add("the same rows by plain UNNEST inserts", insert, "s");
             let what = "tables from an empty database, start of the hub included";
