@@ -37,6 +37,7 @@ mod database_down;
 mod tables_behind;
 mod visible;
 mod batches;
+mod log_reading;
 mod database_frozen;
 mod migrations;
 mod schemas;

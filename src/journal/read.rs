@@ -7,24 +7,25 @@
 //! nothing is missing in the middle. A reader that must not miss the end asks the leader for it ([`end`]) and reads
 //! [`LogReader::up_to`] there.
 
+mod consumer;
 mod leader;
+mod single;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use async_nats::{
-    Client, HeaderMap, Message,
-    jetstream::{
-        message::StreamMessage,
-        stream::{self, LastRawMessageErrorKind, RawMessageErrorKind},
-    },
-};
+use async_nats::{Client, HeaderMap, Message, jetstream::stream};
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use futures_util::StreamExt;
 use serde_json::json;
 use tokio::sync::watch;
 
+use self::consumer::Pulled;
+pub use self::{
+    consumer::LongReader,
+    single::{appended_at, decoded_at, event_at, last_of, located_at},
+};
 use super::{EVENTS, codec, connection::Connection, identity::Mark};
 use crate::event::Recorded;
 
@@ -32,6 +33,8 @@ use crate::event::Recorded;
 pub const BATCH: usize = 1000;
 /// Most bytes that one request brings (the server ends the batch early, never in the middle of a message).
 const BATCH_BYTES: u32 = 16 * 1024 * 1024;
+/// So much must be left to read by a consumer: setting it to the place is a request of its own.
+const LEAST_BY_CONSUMER: u64 = 2 * BATCH as u64;
 /// Wait for the next message of an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The same where only some subjects are read: the server may look through much of the log between two of theirs.
@@ -173,6 +176,10 @@ pub struct LogReader {
     end: Option<End>,
     /// Of the last message that was read.
     mark: Option<Mark>,
+    /// Where it has read something, so that no older message was left out.
+    has_begun: bool,
+    /// The consumer by which much is read, as long as it can be used.
+    pulled: Option<Pulled>,
     /// Changes when the connection comes or goes: an answer that was under way then never comes.
     connection: watch::Receiver<bool>,
 }
@@ -189,6 +196,8 @@ impl LogReader {
             patience: ANSWER_TIMEOUT,
             end: None,
             mark: None,
+            has_begun: false,
+            pulled: None,
             connection: connection.changes(),
         }
     }
@@ -196,6 +205,13 @@ impl LogReader {
     /// Not over before this was read: a copy that does not have it yet is waited for.
     pub fn up_to(mut self, end: End) -> Self {
         self.end = Some(end);
+        self
+    }
+
+    /// By a consumer where much is to be read up to the end that must not be missed. Only one such reader works at a time; a second one
+    /// goes on by direct gets.
+    pub fn by(mut self, connection: &Connection, reader: LongReader) -> Self {
+        self.pulled = Some(Pulled::of(connection, reader));
         self
     }
 
@@ -242,10 +258,10 @@ impl LogReader {
     pub async fn next_batch(&mut self) -> anyhow::Result<Vec<Entry>> {
         let began = Instant::now();
         loop {
-            let (entries, mark): (Vec<_>, Vec<_>) = self.read(entry).await?.into_iter().unzip();
+            let (entries, mark) = self.read_entries().await?;
             if !entries.is_empty() || self.is_over() {
                 self.go_on_after(entries.last().map(Entry::sequence));
-                self.mark = mark.last().copied().flatten().or(self.mark);
+                self.mark = mark.or(self.mark);
                 return Ok(entries);
             }
             if began.elapsed() > BEHIND_TIMEOUT {
@@ -253,6 +269,29 @@ impl LogReader {
             }
             tokio::time::sleep(BEHIND_PAUSE).await;
         }
+    }
+
+    async fn read_entries(&mut self) -> anyhow::Result<(Vec<Entry>, Option<Mark>)> {
+        if let (Some(pulled), Start::Sequence(from)) = (&mut self.pulled, self.start) {
+            let left = self.end.map_or(0, |end| end.sequence.saturating_sub(from));
+            if self.has_begun && (pulled.is_at(from) || left >= LEAST_BY_CONSUMER) {
+                match pulled.next_batch(from, self.batch).await {
+                    Ok(read) => return Ok(read),
+                    Err(error) => {
+                        let (consumer, error) = (pulled.name(), format!("{error:#}"));
+                        tracing::warn!(
+                            consumer,
+                            error,
+                            "the event log is read by direct gets, which takes NATS three times as long; `webhook-hub streams \
+                             apply` and the rights in nats.conf of this version bring the consumer"
+                        );
+                        self.pulled = None;
+                    }
+                }
+            }
+        }
+        let (entries, marks): (Vec<_>, Vec<_>) = self.read(entry).await?.into_iter().unzip();
+        Ok((entries, marks.last().copied().flatten()))
     }
 
     /// The mark of the last message that [`Self::next_batch`] read; none if it has read nothing, or an older server does not send it.
@@ -291,6 +330,7 @@ impl LogReader {
     fn go_on_after(&mut self, last: Option<u64>) {
         if let Some(last) = last {
             self.start = Start::Sequence(last + 1);
+            self.has_begun = true;
         }
     }
 
@@ -344,105 +384,6 @@ impl LogReader {
             }
         }
         Ok(taken)
-    }
-}
-
-/// The last message of a subject, as the leader of its stream has it; none if there is none.
-///
-/// # Errors
-/// If NATS does not answer in this time.
-pub async fn last_of(
-    connection: &Connection,
-    stream: &str,
-    subject: &str,
-    within: Duration,
-) -> anyhow::Result<Option<StreamMessage>> {
-    let stream = connection.context.get_stream_no_info(stream).await?;
-    let read = tokio::time::timeout(within, stream.get_last_raw_message_by_subject(subject)).await;
-    match read.with_context(|| format!("NATS does not answer about {subject}"))? {
-        Ok(message) => Ok(Some(message)),
-        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("cannot read {subject}")),
-    }
-}
-
-/// The event at a sequence; none if it has left the log, or cannot be read.
-///
-/// # Errors
-/// If NATS does not answer.
-pub async fn event_at(connection: &Connection, sequence: u64) -> anyhow::Result<Option<Recorded>> {
-    Ok(decoded_at(connection, sequence).await?.and_then(Result::ok))
-}
-
-/// The event at a sequence and its subject; none if it has left the log, or cannot be read.
-///
-/// # Errors
-/// If NATS does not answer.
-pub async fn located_at(connection: &Connection, sequence: u64) -> anyhow::Result<Option<(Recorded, String)>> {
-    let found = LogReader::from(connection, sequence).at_most(1).next_located().await?;
-    Ok(found.into_iter().next().and_then(|located| match located.entry {
-        Entry::Event(event) if event.sequence == sequence => Some((*event, located.subject)),
-        _ => None,
-    }))
-}
-
-/// The event at a sequence, or why this version cannot read the message; none if it has left the log.
-///
-/// # Errors
-/// If NATS does not answer.
-pub async fn decoded_at(connection: &Connection, sequence: u64) -> anyhow::Result<Option<Decoded>> {
-    match any_copy_at(connection, sequence).await? {
-        Some(decoded) => Ok(Some(decoded)),
-        // The answering copy lacks it; only the leader knows whether it exists.
-        None if sequence <= end(connection).await?.sequence => leaders_copy_at(connection, sequence).await,
-        None => Ok(None),
-    }
-}
-
-/// When the first message at or after a place of the log was appended, by the server's clock; none at the end.
-///
-/// # Errors
-/// If NATS does not answer.
-pub async fn appended_at(connection: &Connection, sequence: u64) -> anyhow::Result<Option<DateTime<Utc>>> {
-    let request = json!({ "seq": sequence.max(1), "next_by_subj": ">" }).to_string();
-    let Some(message) = get(connection, request).await? else {
-        return Ok(None);
-    };
-    let headers = message.headers.as_ref();
-    let time = headers.and_then(|headers| headers.get_last(async_nats::header::NATS_TIME_STAMP));
-    Ok(Some(time.context("an answer without a time")?.as_str().parse()?))
-}
-
-async fn leaders_copy_at(connection: &Connection, sequence: u64) -> anyhow::Result<Option<Decoded>> {
-    let stream = connection.context.get_stream_no_info(EVENTS).await?;
-    match stream.get_raw_message(sequence).await {
-        Ok(message) => Ok(Some(codec::decode(Some(&message.headers), message.payload, sequence))),
-        Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
-        Err(error) => Err(error).context("cannot read the event log"),
-    }
-}
-
-async fn any_copy_at(connection: &Connection, sequence: u64) -> anyhow::Result<Option<Decoded>> {
-    let message = get(connection, format!(r#"{{"seq":{sequence}}}"#)).await?;
-    Ok(message.map(|message| codec::decode(message.headers.as_ref(), message.payload, sequence)))
-}
-
-/// One message of the log, from any copy of the stream; none if that copy has no such message.
-async fn get(connection: &Connection, request: String) -> anyhow::Result<Option<async_nats::Message>> {
-    let answer = connection
-        .client
-        .request(format!("$JS.API.DIRECT.GET.{EVENTS}"), request.into());
-    let message = tokio::time::timeout(ANSWER_TIMEOUT, answer)
-        .await
-        .context("the event log did not answer a read")?
-        .context("cannot read the event log")?;
-    match message.status.map(|status| status.as_u16()) {
-        None => Ok(Some(message)),
-        Some(404) => Ok(None),
-        Some(status) => bail!(
-            "the event log answered a read with {status} {}",
-            message.description.unwrap_or_default()
-        ),
     }
 }
 

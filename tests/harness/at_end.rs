@@ -144,9 +144,11 @@ impl World {
                 .try_collect()
                 .await
                 .map_err(|error| error.to_string())?;
-            let busy = infos
+            // What only reads is set to a place each time; what lies behind that means nothing.
+            let asked = infos
                 .iter()
-                .filter(|info| is_asked(&info.name) && (info.num_pending > 0 || info.num_ack_pending > 0));
+                .filter(|info| info.config.ack_policy != consumer::AckPolicy::None && is_asked(&info.name));
+            let busy = asked.filter(|info| info.num_pending > 0 || info.num_ack_pending > 0);
             let mut busy: Vec<_> = busy
                 .map(|info| format!("{}: {} + {}", info.name, info.num_pending, info.num_ack_pending))
                 .collect();

@@ -390,7 +390,11 @@ impl World {
                 .await
                 .map_err(|error| error.to_string())?;
             let consumers: Result<Vec<consumer::Info>, _> = stream.consumers().try_collect().await;
-            for info in consumers.map_err(|error| error.to_string())? {
+            let consumers = consumers.map_err(|error| error.to_string())?;
+            for info in consumers
+                .into_iter()
+                .filter(|info| info.config.ack_policy != consumer::AckPolicy::None)
+            {
                 let config = consumer::Config {
                     ack_wait: Duration::from_secs(1),
                     ..info.config

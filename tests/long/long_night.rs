@@ -62,7 +62,10 @@ impl World {
         }
         let log = provision.get_stream("EVENTS").await.unwrap();
         let consumers: Vec<consumer::Info> = log.consumers().try_collect().await.unwrap();
-        for info in consumers {
+        for info in consumers
+            .into_iter()
+            .filter(|info| info.config.ack_policy != consumer::AckPolicy::None)
+        {
             let config = consumer::Config {
                 ack_wait: WINDOW,
                 ..info.config

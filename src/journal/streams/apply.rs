@@ -115,7 +115,7 @@ pub async fn apply(connection: &Connection, order: &ApplyOptions, say: impl Fn(S
         until_current(connection, name, &format!("STREAM.INFO.{name}"), replicas, &say).await?;
         for (consumer, _) in plan.consumers.iter().filter(|(wanted, _)| wanted.stream == name) {
             let what = format!("CONSUMER.INFO.{name}.{}", consumer.name);
-            until_current(connection, &consumer.name, &what, replicas, &say).await?;
+            until_current(connection, &consumer.name, &what, consumer.replicas(replicas), &say).await?;
         }
     }
     Ok(Applied {

@@ -1,4 +1,5 @@
-//! The durable consumers: those of each stage, which two files describe for all stages, and that of the tables.
+//! The durable consumers: those of each stage, which two files describe for all stages, that of the tables, and those that read
+//! much of the log.
 
 use anyhow::Context as _;
 use async_nats::jetstream::consumer::{self, FromConsumer as _};
@@ -7,7 +8,7 @@ use serde_json::{Map, Value};
 use super::{Difference, EVENTS, LANES, Missing, compare::compare, consumer, missing};
 use crate::{
     event::stage::{self, StageInfo},
-    journal::connection::Connection,
+    journal::{connection::Connection, read::LongReader},
 };
 
 /// The consumer of a stage's events, with the stage's words for `STAGE`, `EVENTS` and `SUBJECTS`.
@@ -15,9 +16,11 @@ const STAGE_FILE: &str = include_str!("../../../streams/EVENTS.STAGE.json");
 /// The consumer of a stage's lanes, with the same.
 const LANES_FILE: &str = include_str!("../../../streams/LANES.read-STAGE.json");
 const PROJECTION_FILE: &str = include_str!("../../../streams/EVENTS.projection.json");
-
-/// Streams with optional consumers: without them the stream is read in another way.
-const WITH_DISPENSABLE: [&str; 1] = [LANES];
+/// The consumers by which much of the log is read.
+const LONG_READER_FILES: [&str; LongReader::ALL.len()] = [
+    include_str!("../../../streams/EVENTS.read-tables.json"),
+    include_str!("../../../streams/EVENTS.read-rebuild.json"),
+];
 
 /// What a consumer must be like.
 pub(super) struct WantedConsumer {
@@ -40,6 +43,9 @@ pub(super) fn all() -> anyhow::Result<Vec<WantedConsumer>> {
         )?);
     }
     all.push(WantedConsumer::new(EVENTS, PROJECTION_FILE, None)?);
+    for file in LONG_READER_FILES {
+        all.push(WantedConsumer::new(EVENTS, file, None)?);
+    }
     for stage in &stage::ALL {
         if let Some(lanes) = stage.lanes() {
             all.push(WantedConsumer::new(
@@ -68,9 +74,15 @@ impl WantedConsumer {
         Ok(Self { stream, name, config })
     }
 
-    /// Whether its stream is read in another way without it; it has no position then.
+    /// Whether it has no position, because nothing is acknowledged. Its stream is read in another way without it.
     pub(super) fn is_dispensable(&self) -> bool {
-        WITH_DISPENSABLE.contains(&self.stream)
+        self.config.get("ack_policy").and_then(Value::as_str) == Some("none")
+    }
+
+    /// How many copies of it there are to be, if its stream has so many.
+    pub(super) fn replicas(&self, of_stream: u64) -> u64 {
+        let own = self.config.get("num_replicas").and_then(Value::as_u64);
+        own.unwrap_or(of_stream)
     }
 
     /// Where the server's differs; one difference without a setting if it is missing.
@@ -122,7 +134,12 @@ mod tests {
             assert!(config.name.is_none() && config.durable_name.as_ref() == Some(&wanted.name));
         }
         let of_events = consumers.iter().filter(|wanted| wanted.stream == EVENTS);
-        assert!(of_events.map(|wanted| &*wanted.name).eq(stage::READERS));
+        let (without_position, with_position): (Vec<_>, Vec<_>) = of_events.partition(|wanted| wanted.is_dispensable());
+        let names = |wanted: Vec<&WantedConsumer>| wanted.into_iter().map(|one| one.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(with_position), stage::READERS);
+        assert_eq!(names(without_position), LongReader::ALL.map(LongReader::name));
+        let of_lanes = consumers.iter().filter(|wanted| wanted.stream == LANES);
+        assert!(of_lanes.count() == 3 && consumers.iter().filter(|wanted| wanted.is_dispensable()).count() == 5);
     }
 
     /// Servers have these consumers from earlier versions, and instances of those compare them.

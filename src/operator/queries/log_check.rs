@@ -18,7 +18,7 @@ use crate::{
     journal::{
         EVENTS,
         connection::Connection,
-        read::{Entry, LogReader, beginning, decoded_at, end},
+        read::{Entry, LogReader, LongReader, beginning, decoded_at, end},
         streams::{self, LANES},
     },
     projection::rebuild::{Progress, Tell},
@@ -103,7 +103,9 @@ pub async fn check(connection: &Connection, from: Option<u64>, tell: Tell<'_>) -
 
 async fn read(connection: &Connection, scan: &mut Scan, next: &mut u64, tell: Tell<'_>) -> anyhow::Result<()> {
     let (began, end) = (*next, end(connection).await?);
-    let mut reader = LogReader::from(connection, began).up_to(end);
+    let mut reader = LogReader::from(connection, began)
+        .up_to(end)
+        .by(connection, LongReader::Rebuild);
     while *next <= end.sequence {
         let entries = reader.next_batch().await?;
         *next = entries.last().map_or(end.sequence, Entry::sequence) + 1;

@@ -16,7 +16,7 @@ use crate::{
         codec::MESSAGE_ID,
         identity::Mark,
         pull,
-        read::{LogReader, end, event_at},
+        read::{LogReader, LongReader, end, event_at},
     },
     projection::{
         ahead::ReadAhead,
@@ -95,7 +95,7 @@ impl TablesWriter<'_> {
     ) -> anyhow::Result<()> {
         let log = self.journal.connection();
         let reader = LogReader::from(log, self.position + 1).up_to(end(log).await?);
-        let mut ahead = ReadAhead::up_to(u64::MAX, reader);
+        let mut ahead = ReadAhead::up_to(u64::MAX, reader.by(log, LongReader::Tables));
         while !stop.is_cancelled() {
             let Some(part) = ahead.next().await? else { break };
             self.apply_messages(connection, part.messages, part.mark).await?;
