@@ -9,7 +9,7 @@ use super::{
     decoded::Event,
     era::CursorLog,
     providers::Providers,
-    rebuild::beside::Beside,
+    rebuild::{beside::Beside, seen::SeenKeys},
     rules::{self, EventOrder, WebhookKnowledge},
     writer::{self, Holder},
 };
@@ -53,6 +53,8 @@ pub(crate) struct Batch<'a> {
     pub(super) adding: Adding,
     /// Whether a row says what was written: the table is not used by others, and has no triggers.
     pub(super) rows_are_as_written: bool,
+    /// The keys that the tables may have, where that is known.
+    seen: Option<&'a SeenKeys>,
 }
 
 /// Where a batch's events come from, and how they are written.
@@ -62,6 +64,7 @@ struct Manner<'a> {
     order: EventOrder,
     adding: Adding,
     rows_are_as_written: bool,
+    seen: Option<&'a SeenKeys>,
 }
 
 impl<'a> Manner<'a> {
@@ -72,6 +75,7 @@ impl<'a> Manner<'a> {
             order,
             adding: Adding::Insert,
             rows_are_as_written: false,
+            seen: None,
         }
     }
 }
@@ -90,7 +94,13 @@ impl<'a> Batch<'a> {
             order: manner.order,
             adding: manner.adding,
             rows_are_as_written: manner.rows_are_as_written,
+            seen: manner.seen,
         }
+    }
+
+    /// Whether a row with this key may be there; to be asked once of each key of a batch.
+    pub(super) fn may_be_there(&self, what: &str, key: (&str, &str)) -> bool {
+        self.seen.is_none_or(|seen| seen.may_be_there(what, key))
     }
 
     /// The events, in the log's order.
@@ -387,6 +397,10 @@ async fn transact(
         order: EventOrder::Logs,
         adding,
         rows_are_as_written: matches!(target.tables, Written::Beside(_)),
+        seen: match target.tables {
+            Written::Beside(beside) => Some(beside.seen()),
+            Written::All(_) | Written::One(..) => None,
+        },
     };
     let applied = panics::catch("projection", async {
         let transaction = connection.transaction().await?;

@@ -3,7 +3,7 @@
 
 mod rows;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use chrono::NaiveDateTime;
 use futures_util::future::BoxFuture;
@@ -180,20 +180,28 @@ impl<'a> OrderLogs<'a> {
         }
         let (mut provider_ids, mut external_ids) = (Vec::new(), Vec::new());
         let (mut providers_of_orders, mut order_ids) = (Vec::new(), Vec::new());
+        let mut asked = HashSet::new();
+        let mut is_wanted =
+            |what: &'static str, key: (&'a str, &'a str)| asked.insert((what, key)) && batch.may_be_there(what, key);
         for event in events {
             let DecodedPayload::Forwarded(forwarded) = event.decoded() else {
                 continue;
             };
             if let Some(provider_id) = providers.id(&event.envelope.provider) {
-                provider_ids.push(provider_id);
-                external_ids.push(event.envelope.external_order_id.as_str());
-                if let (true, Some(order_id)) = (event.envelope.is_creation(), &forwarded.internal_order_id) {
+                let external_id = event.envelope.external_order_id.as_str();
+                if is_wanted("external order", (provider_id, external_id)) {
+                    provider_ids.push(provider_id);
+                    external_ids.push(external_id);
+                }
+                if let (true, Some(order_id)) = (event.envelope.is_creation(), &forwarded.internal_order_id)
+                    && is_wanted("backend's order", (provider_id, order_id))
+                {
                     providers_of_orders.push(provider_id);
                     order_ids.push(order_id.as_str());
                 }
             }
         }
-        if provider_ids.is_empty() {
+        if provider_ids.is_empty() && order_ids.is_empty() {
             return Ok(orders);
         }
         for row in transaction

@@ -60,7 +60,7 @@ impl Projection for WebhookLogs {
         batch: &'a mut Batch<'_>,
     ) -> BoxFuture<'a, anyhow::Result<()>> {
         Box::pin(async move {
-            let mut webhooks = Webhooks::load(transaction, batch.events(), batch.order).await?;
+            let mut webhooks = Webhooks::load(transaction, batch).await?;
             let standings = batch
                 .events()
                 .iter()
@@ -210,20 +210,20 @@ struct Webhooks<'a> {
 
 impl<'a> Webhooks<'a> {
     /// Reads the rows of these events' webhooks.
-    async fn load(
-        transaction: &Transaction<'_>,
-        events: &[&'a Event],
-        order: EventOrder,
-    ) -> anyhow::Result<Webhooks<'a>> {
+    async fn load(transaction: &Transaction<'_>, batch: &Batch<'a>) -> anyhow::Result<Webhooks<'a>> {
         let mut by_id: HashMap<EventId, Webhook<'a>> = HashMap::new();
         let mut ids = Vec::new();
-        for event in events
+        for event in batch
+            .events()
             .iter()
             .filter(|event| !event.envelope.event_type.is_for_provider())
         {
             let id = event.envelope.root_id;
             if by_id.insert(id, Webhook::default()).is_none() {
-                ids.push(id.to_string());
+                let id = id.to_string();
+                if batch.may_be_there("webhook", (&id, "")) {
+                    ids.push(id);
+                }
             }
         }
         if !ids.is_empty() {
@@ -239,8 +239,11 @@ impl<'a> Webhooks<'a> {
                 by_id.insert(row.try_get::<_, String>(0)?.parse()?, known);
             }
         }
-        let touched = Vec::new();
-        Ok(Self { order, by_id, touched })
+        Ok(Self {
+            order: batch.order,
+            by_id,
+            touched: Vec::new(),
+        })
     }
 
     /// Applies an event; what was known of its webhook before.

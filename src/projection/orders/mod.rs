@@ -67,7 +67,7 @@ impl Projection for Orders {
         batch: &'a mut Batch<'_>,
     ) -> BoxFuture<'a, anyhow::Result<()>> {
         Box::pin(async move {
-            let mut rows = Rows::load(transaction, batch.events()).await?;
+            let mut rows = Rows::load(transaction, batch).await?;
             for event in batch.events() {
                 rows.apply(event, batch.order);
             }
@@ -86,18 +86,25 @@ struct Rows<'a> {
 
 impl<'a> Rows<'a> {
     /// Reads the rows of these events' orders.
-    async fn load(transaction: &Transaction<'_>, events: &[&'a Event]) -> anyhow::Result<Self> {
+    async fn load(transaction: &Transaction<'_>, batch: &Batch<'a>) -> anyhow::Result<Self> {
         let mut places = HashMap::new();
-        let (mut providers, mut numbers) = (Vec::new(), Vec::new());
-        for event in events.iter().filter(|event| row::is_about_an_order(event)) {
+        let (mut rows, mut providers, mut numbers) = (Vec::new(), Vec::new(), Vec::new());
+        for event in batch
+            .events()
+            .iter()
+            .copied()
+            .filter(|event| row::is_about_an_order(event))
+        {
             let (provider, number) = number_of(event);
             if let Entry::Vacant(new) = places.entry((provider, number)) {
-                new.insert(numbers.len());
-                providers.push(provider);
-                numbers.push(number);
+                new.insert(rows.len());
+                rows.push(Vec::new());
+                if batch.may_be_there("order", (provider, number)) {
+                    providers.push(provider);
+                    numbers.push(number);
+                }
             }
         }
-        let mut rows: Vec<_> = numbers.iter().map(|_| Vec::new()).collect();
         if !numbers.is_empty() {
             for row in transaction.query(query::KNOWN_ORDERS, &[&providers, &numbers]).await? {
                 let row = read(&row)?;

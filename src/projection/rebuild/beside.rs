@@ -11,7 +11,7 @@ use std::{
 
 use uuid::Uuid;
 
-use super::shape;
+use super::{seen::SeenKeys, shape};
 use crate::{
     database::{Connection, Transaction, names::identifier},
     projection::{
@@ -48,6 +48,8 @@ pub(crate) struct Beside {
     /// Their position on the log when this was read.
     pub(super) position: u64,
     left_out: AtomicU64,
+    /// The keys of their rows, while they are known.
+    seen: SeenKeys,
 }
 
 impl Beside {
@@ -81,6 +83,7 @@ impl Beside {
             wanted,
             position,
             left_out: AtomicU64::new(0),
+            seen: SeenKeys::unknown(),
         })
     }
 
@@ -117,12 +120,18 @@ impl Beside {
             wanted: names.iter().filter_map(|name| Table::of(name)).collect(),
             position: u64::try_from(row.try_get::<_, i64>(1)?)?,
             left_out: AtomicU64::new(0),
+            seen: SeenKeys::unknown(),
         }))
     }
 
     /// Its schema.
     pub(super) const fn schema(&self) -> &'static str {
         self.schema
+    }
+
+    /// The keys of their rows.
+    pub(in crate::projection) const fn seen(&self) -> &SeenKeys {
+        &self.seen
     }
 
     /// Whether a new table will replace the live one.

@@ -134,15 +134,14 @@ impl Carrier {
     ///
     /// # Errors
     /// If PostgreSQL refuses or does not answer.
-    pub(super) async fn begin_context(&self, connection: &Connection) -> anyhow::Result<()> {
+    pub(super) async fn begin_context(&self, connection: &Connection) -> anyhow::Result<u64> {
         let first = self.beginning.first.format("%Y-%m-%d %H:%M:%S%.3f");
         let which = match self.table.bare() {
-            "delivery_error_logs" => return Ok(()),
+            "delivery_error_logs" => return Ok(0),
             "webhook_logs" => format!("l.updated_at >= '{first}'::timestamp"),
             _ => "true".to_owned(),
         };
-        self.copy_older(connection, &which).await?;
-        Ok(())
+        self.copy_older(connection, &which).await
     }
 
     /// Carries over what the new table lacks: from all rows, or from those that transactions since `since` wrote.

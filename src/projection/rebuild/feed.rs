@@ -11,7 +11,7 @@ use crate::{
     fault_injection::crash_at,
     journal::{
         connection::Connection as Log,
-        read::{LogReader, decoded_at, end},
+        read::{LogReader, LongReader, decoded_at, end},
     },
     projection::{
         ahead::{LogPart, ReadAhead},
@@ -80,7 +80,8 @@ impl<'a> Feeder<'a> {
             end.sequence
         );
         let began = self.position;
-        let mut ahead = ReadAhead::up_to(goal, LogReader::from(self.log, began + 1).up_to(end));
+        let reader = LogReader::from(self.log, began + 1).up_to(end);
+        let mut ahead = ReadAhead::up_to(goal, reader.by(self.log, LongReader::Rebuild));
         while let Some(part) = ahead.next().await? {
             self.apply(part).await?;
             crash_at("rebuild_batch");

@@ -19,6 +19,7 @@ mod carry;
 mod compare;
 mod feed;
 mod run;
+pub(super) mod seen;
 mod shape;
 mod start;
 mod swap;

@@ -101,8 +101,12 @@ impl<'a> Run<'a> {
         for table in &self.beside.tables {
             self.copied(table).await?.make(Kept::ForNow).await?;
         }
+        let mut copied = 0;
         for carrier in &self.carriers {
-            carrier.begin_context(&self.start.connection).await?;
+            copied += carrier.begin_context(&self.start.connection).await?;
+        }
+        if copied == 0 {
+            self.beside.seen().begin();
         }
         self.feed().await?;
         for table in &self.beside.tables {
@@ -121,6 +125,8 @@ impl<'a> Run<'a> {
         &mut self,
         reading: &'b mut Connection,
     ) -> anyhow::Result<(Transaction<'b>, u64)> {
+        // From here on, rows are carried over as well.
+        self.beside.seen().end();
         loop {
             self.feed().await?;
             let Self {
@@ -186,6 +192,9 @@ impl<'a> Run<'a> {
             self.older.push(carrier.begin(connection).await?);
         }
         crash_at("rebuild_carried_older");
+        if self.older.iter().all(|copied| *copied == 0) {
+            self.beside.seen().begin();
+        }
         self.feed().await?;
         crash_at("rebuild_fed");
         self.index().await?;
