@@ -51,17 +51,21 @@ impl Bench {
             .await?;
             let rebuild = began.elapsed().as_secs_f64();
             child.stop(PATIENCE)?;
-            let plain = self.servers.new_database(&format!("plain_{round}")).await?;
-            let insert = plain_insert(&url, &plain).await?;
             samples.add("tables from an empty database", events as f64 / rebuild, "events/s");
-            samples.add("the same rows by plain UNNEST inserts", insert, "s");
             let what = "tables from an empty database, start of the hub included";
             samples.add(what, rebuild, "s");
+            let rebuilt = self.made_again(&url, events, &mut samples).await?;
+            // The last one, because a long log takes as long for it as for all others.
+            let plain = self.servers.new_database(&format!("plain_{round}")).await?;
+            let insert = plain_insert(&url, &plain).await?;
+            samples.add("the same rows by plain UNNEST inserts", insert, "s");
             let share = samples.add("share of the plain insert", insert / rebuild, "");
             share.wants(Goal::AtLeast(0.7));
-            self.made_again(&url, events, insert, &mut samples).await?;
+            let share = samples.add("share of the plain insert, rebuild", insert / rebuilt, "");
+            share.wants(Goal::AtLeast(0.8));
         }
-        for _ in 0..self.rounds {
+        // Copies of orders say other things than what became of them.
+        for _ in 0..self.rounds * usize::from(self.events.is_none()) {
             self.replayed(&mut samples).await?;
         }
         self.push(samples);
@@ -90,8 +94,9 @@ impl Bench {
         Ok(())
     }
 
-    /// The same tables by `rebuild`, beside the live ones, and `verify`: each by the hub's program, so with its memory.
-    async fn made_again(&self, url: &str, events: u64, insert: f64, samples: &mut Samples) -> Result<()> {
+    /// The same tables by `rebuild`, beside the live ones, and `verify`: each by the hub's program, so with its memory. Returns how many
+    /// seconds `rebuild` took.
+    async fn made_again(&self, url: &str, events: u64, samples: &mut Samples) -> Result<f64> {
         let rebuilt = to_its_end(self.servers.operator(url, &["--json", "rebuild"])).await?;
         let said: Value = serde_json::from_str(&rebuilt.output)?;
         ensure!(
@@ -101,8 +106,6 @@ impl Bench {
         samples.add("rebuild of all tables", events as f64 / rebuilt.seconds, "events/s");
         let locked = said["lockedSeconds"].as_f64().context("lockedSeconds")?;
         samples.add("tables locked by the exchange", locked * 1000.0, "ms");
-        let share = samples.add("share of the plain insert, rebuild", insert / rebuilt.seconds, "");
-        share.wants(Goal::AtLeast(0.8));
         samples.add("resident memory of rebuild, largest", rebuilt.largest as f64 / MB, "MB");
         let verified = to_its_end(self.servers.operator(url, &["--json", "verify"])).await?;
         let said: Value = serde_json::from_str(&verified.output)?;
@@ -111,6 +114,6 @@ impl Bench {
             "the rebuilt tables are not what the log says: {said}"
         );
         samples.add("verify of all tables", events as f64 / verified.seconds, "events/s");
-        Ok(())
+        Ok(rebuilt.seconds)
     }
 }

@@ -8,13 +8,17 @@ use super::{
     copy::Adding,
     decoded::Event,
     era::CursorLog,
+    faults::{is_about_copy, is_events_fault},
     providers::Providers,
-    rebuild::{beside::Beside, seen::SeenKeys},
-    rules::{self, EventOrder, WebhookKnowledge},
+    rebuild::{
+        beside::{Beside, Group},
+        seen::SeenKeys,
+    },
+    rules::{EventOrder, WebhookKnowledge},
     writer::{self, Holder},
 };
 use crate::{
-    database::{self, Connection, Transaction, query},
+    database::{Connection, Transaction, query},
     event::EventType,
     fault_injection,
     telemetry::panics::{self, Panicked},
@@ -133,8 +137,8 @@ pub(super) enum Written<'a> {
     All(&'a Holder),
     /// One of the hub's own, up to where the tables are, by this writer.
     One(&'a Holder, &'static dyn Projection),
-    /// Tables that are made beside those.
-    Beside(&'a Beside),
+    /// Tables that are made beside those, or one group of them.
+    Beside(&'a Beside, Group),
 }
 
 /// Applies events that follow the tables' position, in the log's order, and moves it to where `to` says; returns where the tables
@@ -240,7 +244,7 @@ async fn apply_alone(
         }
     }
     let holder = match target.tables {
-        Written::Beside(beside) => return beside.leave_out(connection, to.position).await,
+        Written::Beside(beside, group) => return beside.leave_out(connection, group, to.position).await,
         Written::All(holder) | Written::One(holder, _) => holder,
     };
     tracing::error!(sequence, event = %event_type, "event left out of the tables and noted in hub.skipped_events");
@@ -396,9 +400,9 @@ async fn transact(
         providers: target.providers,
         order: EventOrder::Logs,
         adding,
-        rows_are_as_written: matches!(target.tables, Written::Beside(_)),
+        rows_are_as_written: matches!(target.tables, Written::Beside(..)),
         seen: match target.tables {
-            Written::Beside(beside) => Some(beside.seen()),
+            Written::Beside(beside, _) => Some(beside.seen()),
             Written::All(_) | Written::One(..) => None,
         },
     };
@@ -433,14 +437,14 @@ async fn transact(
                 writer::move_own(&transaction, only, end).await?;
                 end
             }
-            Written::Beside(beside) => {
-                let (position, end) = (beside.lock(&transaction).await?, to.position);
+            Written::Beside(beside, group) => {
+                let (position, end) = (beside.lock(&transaction, group).await?, to.position);
                 if end <= position {
                     return Ok(position);
                 }
-                let due = beside.due(position);
+                let due = beside.due(group, position);
                 write(&transaction, between(events, position, end), manner, &due).await?;
-                beside.move_to(&transaction, end).await?;
+                beside.move_to(&transaction, group, end).await?;
                 end
             }
         };
@@ -477,25 +481,4 @@ async fn write(
         }
     }
     Ok(())
-}
-
-/// Whether an event is at fault: PostgreSQL, or a trigger of the platform, refused what it says, or the code panicked; as opposed
-/// to a database that is away or not as it must be.
-fn is_events_fault(error: &anyhow::Error) -> bool {
-    let code = error.downcast_ref::<database::Error>().and_then(database::Error::code);
-    error.is::<Panicked>() || code.is_some_and(rules::refuses_the_row)
-}
-
-/// Whether PostgreSQL may have refused a statement because it copies: a table with policies for rows or a view takes rows by `INSERT`
-/// alone.
-fn is_about_copy(error: &anyhow::Error) -> bool {
-    let code = error.downcast_ref::<database::Error>().and_then(database::Error::code);
-    matches!(code, Some("0A000" | "42809"))
-}
-
-/// Whether a time limit ended a statement.
-pub(super) fn is_time_limit(error: &anyhow::Error) -> bool {
-    error
-        .downcast_ref::<database::Error>()
-        .is_some_and(database::Error::is_time_limit)
 }

@@ -20,7 +20,7 @@ use super::{
     ahead::ReadAhead,
     batch::{self, BatchTarget, MAX_EVENTS, To, Written},
     decoded::{Event, LogMessage},
-    own,
+    faults, own,
     providers::Providers,
     writer::{self, Holder},
 };
@@ -249,7 +249,7 @@ pub(super) async fn apply(
                     return Ok(position);
                 }
             }
-            Err(error) if batch::is_time_limit(&error) && now.len() > 1 => {
+            Err(error) if faults::is_time_limit(&error) && now.len() > 1 => {
                 *limit = now.len() / 2;
                 tracing::warn!(
                     events = now.len(),

@@ -18,6 +18,7 @@ pub mod schema;
 pub mod indexes;
 pub mod writer;
 pub mod era;
+mod faults;
 mod rules;
 pub mod decoded;
 mod copy;

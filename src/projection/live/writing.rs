@@ -23,6 +23,7 @@ use crate::{
         batch::{self, MAX_EVENTS, Skipped, To},
         decoded::{Event, LogMessage},
         era::{self, CursorLog},
+        faults,
         providers::Providers,
         writer::Holder,
     },
@@ -277,7 +278,7 @@ impl TablesWriter<'_> {
             let applied = batch::apply(connection, self.holder, now, to, &self.providers).await;
             match applied {
                 Ok(position) => self.position = position,
-                Err(error) if batch::is_time_limit(&error) && now.len() > 1 => {
+                Err(error) if faults::is_time_limit(&error) && now.len() > 1 => {
                     *self.limit = now.len() / 2;
                     tracing::warn!(
                         events = now.len(),

@@ -5,7 +5,8 @@
 //! are refused.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    collections::HashSet,
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -37,6 +38,35 @@ const TURN_PAUSE: Duration = Duration::from_millis(100);
 #[error("another `rebuild` or `verify` runs")]
 pub struct Busy;
 
+/// Which of the new tables a transaction writes. Each group has a position of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Group {
+    /// All of them.
+    All,
+    /// The platform's.
+    Platforms,
+    /// The hub's own, whose rows follow from the events and from no other table.
+    Own,
+}
+
+impl Group {
+    /// The table of its position.
+    const fn cursor(self) -> &'static str {
+        match self {
+            Self::All | Self::Platforms => "cursor",
+            Self::Own => "own_cursor",
+        }
+    }
+
+    fn has(self, table: &Table) -> bool {
+        match self {
+            Self::All => true,
+            Self::Platforms => !table.is_own(),
+            Self::Own => table.is_own(),
+        }
+    }
+}
+
 /// The new tables, and their position on the log.
 pub(crate) struct Beside {
     schema: &'static str,
@@ -47,7 +77,8 @@ pub(crate) struct Beside {
     pub(super) wanted: Vec<&'static Table>,
     /// Their position on the log when this was read.
     pub(super) position: u64,
-    left_out: AtomicU64,
+    /// The events that a group could not store, which are few: each takes several transactions.
+    left_out: Mutex<HashSet<u64>>,
     /// The keys of their rows, while they are known.
     seen: SeenKeys,
 }
@@ -82,7 +113,7 @@ impl Beside {
             tables: with_context(&wanted),
             wanted,
             position,
-            left_out: AtomicU64::new(0),
+            left_out: Mutex::default(),
             seen: SeenKeys::unknown(),
         })
     }
@@ -119,7 +150,7 @@ impl Beside {
             tables,
             wanted: names.iter().filter_map(|name| Table::of(name)).collect(),
             position: u64::try_from(row.try_get::<_, i64>(1)?)?,
-            left_out: AtomicU64::new(0),
+            left_out: Mutex::default(),
             seen: SeenKeys::unknown(),
         }))
     }
@@ -141,24 +172,51 @@ impl Beside {
 
     /// Number of events that the tables could not store.
     pub(super) fn left_out(&self) -> u64 {
-        self.left_out.load(Ordering::Relaxed)
+        self.left_out.lock().unwrap_or_else(PoisonError::into_inner).len() as u64
     }
 
-    /// The position, locked until the transaction ends.
+    /// Whether there are tables of both groups.
+    pub(super) fn has_groups(&self) -> bool {
+        let has = |group: Group| self.tables.iter().any(|table| group.has(table));
+        has(Group::Own) && has(Group::Platforms)
+    }
+
+    /// Gives the hub's own tables a position of their own, which is where all tables are.
+    ///
+    /// # Errors
+    /// If PostgreSQL refuses or does not answer.
+    pub(super) async fn part(&self, connection: &Connection) -> anyhow::Result<()> {
+        let Self { schema, .. } = self;
+        let part = format!("CREATE TABLE {schema}.own_cursor AS SELECT run, position FROM {schema}.cursor");
+        Ok(connection.batch_execute(&part).await?)
+    }
+
+    /// Ends that; both groups are at one position.
+    ///
+    /// # Errors
+    /// If PostgreSQL refuses or does not answer.
+    pub(super) async fn join(&self, connection: &Connection) -> anyhow::Result<()> {
+        let join = format!("DROP TABLE {}.own_cursor", self.schema);
+        Ok(connection.batch_execute(&join).await?)
+    }
+
+    /// The position of a group, locked until the transaction ends.
     ///
     /// # Errors
     /// If another run began meanwhile, or PostgreSQL does not answer.
-    pub(in crate::projection) async fn lock(&self, transaction: &Transaction<'_>) -> anyhow::Result<u64> {
-        let sql = format!("SELECT position FROM {}.cursor WHERE run = $1 FOR UPDATE", self.schema);
+    pub(in crate::projection) async fn lock(&self, transaction: &Transaction<'_>, group: Group) -> anyhow::Result<u64> {
+        let (schema, cursor) = (self.schema, group.cursor());
+        let sql = format!("SELECT position FROM {schema}.{cursor} WHERE run = $1 FOR UPDATE");
         let rows = transaction.query(&sql, &[&self.run]).await?;
         let row = rows.first().ok_or(Busy)?;
         Ok(u64::try_from(row.try_get::<_, i64>(0)?)?)
     }
 
-    /// The projections to which events after a position are applied.
-    pub(in crate::projection) fn due(&self, position: u64) -> Vec<(&'static dyn Projection, u64)> {
+    /// The projections of a group, to which events after a position are applied.
+    pub(in crate::projection) fn due(&self, group: Group, position: u64) -> Vec<(&'static dyn Projection, u64)> {
         let mut due = ALL.to_vec();
-        due.retain(|projection| self.tables.iter().any(|table| table.name == projection.table().name));
+        let is_made = |name: &str| self.tables.iter().any(|table| table.name == name);
+        due.retain(|projection| group.has(projection.table()) && is_made(projection.table().name));
         due.into_iter().map(|projection| (projection, position)).collect()
     }
 
@@ -166,8 +224,13 @@ impl Beside {
     ///
     /// # Errors
     /// If PostgreSQL refuses or does not answer.
-    pub(in crate::projection) async fn move_to(&self, transaction: &Transaction<'_>, to: u64) -> anyhow::Result<()> {
-        let sql = format!("UPDATE {}.cursor SET position = $1", self.schema);
+    pub(in crate::projection) async fn move_to(
+        &self,
+        transaction: &Transaction<'_>,
+        group: Group,
+        to: u64,
+    ) -> anyhow::Result<()> {
+        let sql = format!("UPDATE {}.{} SET position = $1", self.schema, group.cursor());
         transaction.execute(&sql, &[&i64::try_from(to)?]).await?;
         Ok(())
     }
@@ -176,13 +239,18 @@ impl Beside {
     ///
     /// # Errors
     /// The same as [`Self::lock`].
-    pub(in crate::projection) async fn leave_out(&self, connection: &mut Connection, to: u64) -> anyhow::Result<u64> {
+    pub(in crate::projection) async fn leave_out(
+        &self,
+        connection: &mut Connection,
+        group: Group,
+        to: u64,
+    ) -> anyhow::Result<u64> {
         let transaction = connection.transaction().await?;
-        let position = self.lock(&transaction).await?;
+        let position = self.lock(&transaction, group).await?;
         if to > position {
-            self.move_to(&transaction, to).await?;
+            self.move_to(&transaction, group, to).await?;
             transaction.commit().await?;
-            self.left_out.fetch_add(1, Ordering::Relaxed);
+            self.left_out.lock().unwrap_or_else(PoisonError::into_inner).insert(to);
         }
         Ok(to.max(position))
     }

@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 
-use super::{Progress, Tell, beside::Beside};
+use super::{
+    Progress, Tell,
+    beside::{Beside, Group},
+};
 use crate::{
     database::Connection,
     fault_injection::crash_at,
@@ -29,6 +32,8 @@ const MOST_UNREADABLE: u64 = 1000;
 pub(super) struct Feeder<'a> {
     pub(super) log: &'a Log,
     pub(super) connection: Connection,
+    /// Another one for the hub's own tables, while they are written beside the platform's.
+    pub(super) of_own: Option<Connection>,
     pub(super) beside: &'a Beside,
     pub(super) providers: Providers,
     /// The position of the new tables.
@@ -55,6 +60,7 @@ impl<'a> Feeder<'a> {
         Self {
             log,
             connection,
+            of_own: None,
             beside,
             providers,
             position,
@@ -115,15 +121,37 @@ impl<'a> Feeder<'a> {
                 self.seen.insert(event.envelope.provider.to_string());
             }
         }
-        let target = BatchTarget {
+        let target = |group| BatchTarget {
             providers: &self.providers,
-            tables: Written::Beside(self.beside),
+            tables: Written::Beside(self.beside, group),
         };
         let to = To {
             position: part.read_to,
             log: None,
         };
-        self.position = fill::apply(&mut self.connection, target, &events, to, &mut self.limit).await?;
+        let Some(of_own) = &mut self.of_own else {
+            let target = target(Group::All);
+            self.position = fill::apply(&mut self.connection, target, &events, to, &mut self.limit).await?;
+            self.events += events.len() as u64;
+            return Ok(());
+        };
+        let mut limit = self.limit;
+        let (position, position_of_own) = futures_util::try_join!(
+            fill::apply(
+                &mut self.connection,
+                target(Group::Platforms),
+                &events,
+                to,
+                &mut self.limit
+            ),
+            fill::apply(of_own, target(Group::Own), &events, to, &mut limit),
+        )?;
+        anyhow::ensure!(
+            position == position_of_own,
+            "the platform's tables are at {position}, the hub's own at {position_of_own}"
+        );
+        self.position = position;
+        self.limit = self.limit.min(limit);
         self.events += events.len() as u64;
         Ok(())
     }

@@ -77,9 +77,7 @@ impl<'a> Run<'a> {
                 .await?,
             );
         }
-        let names = start.connection.names().beside(beside.schema());
-        let feeding = parts.database.own().await?.with_names(names);
-        feeding.batch_execute("SET synchronous_commit = off").await?;
+        let feeding = feeding(parts, &start, beside).await?;
         let providers = Providers::load(&start.connection, &[]).await?;
         Ok(Self {
             parts,
@@ -108,7 +106,7 @@ impl<'a> Run<'a> {
         if copied == 0 {
             self.beside.seen().begin();
         }
-        self.feed().await?;
+        self.feed_in_groups().await?;
         for table in &self.beside.tables {
             let analyse = format!("ANALYZE {}", table.within(self.beside.schema()));
             self.start.connection.batch_execute(&analyse).await?;
@@ -195,7 +193,7 @@ impl<'a> Run<'a> {
         if self.older.iter().all(|copied| *copied == 0) {
             self.beside.seen().begin();
         }
-        self.feed().await?;
+        self.feed_in_groups().await?;
         crash_at("rebuild_fed");
         self.index().await?;
         for table in &self.beside.wanted {
@@ -236,6 +234,19 @@ impl<'a> Run<'a> {
             oid: live(connection, table).await?,
             schema: self.beside.schema(),
         })
+    }
+
+    /// Applies the log until few events are left, to the hub's own tables on a connection of their own: while the rows of the one group
+    /// are made, PostgreSQL writes those of the other.
+    async fn feed_in_groups(&mut self) -> anyhow::Result<()> {
+        if !self.beside.has_groups() {
+            return self.feed().await;
+        }
+        self.beside.part(&self.start.connection).await?;
+        self.feeder.of_own = Some(feeding(self.parts, &self.start, self.beside).await?);
+        self.feed().await?;
+        self.feeder.of_own = None;
+        self.beside.join(&self.start.connection).await
     }
 
     /// Applies the log until few events are left.
@@ -358,6 +369,14 @@ impl<'a> Run<'a> {
         transaction.commit().await?;
         Ok(true)
     }
+}
+
+/// A connection that writes the new tables.
+async fn feeding(parts: Parts<'_>, start: &Start, beside: &Beside) -> anyhow::Result<Connection> {
+    let names = start.connection.names().beside(beside.schema());
+    let connection = parts.database.own().await?.with_names(names);
+    connection.batch_execute("SET synchronous_commit = off").await?;
+    Ok(connection)
 }
 
 /// The `oid` of a live table.
