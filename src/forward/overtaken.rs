@@ -22,7 +22,13 @@ impl OrderIdentity {
         if event.is_again {
             return Ok(None);
         }
-        let mut has_later = known.of_branch().any(is_later);
+        // The backend does not have these, so they only count if they call the order off. There may be a thousand of them, for instance
+        // what found no room in a full lane, and a comparison with all of them reads the log once for each.
+        let is_refused = |found: &IndexEntry| found.state == EntryState::NewsRefused;
+        let mut has_later = known.of_branch().any(|found| is_later(found) && !is_refused(&found));
+        for found in known.of_branch().filter(|found| is_later(*found) && is_refused(found)) {
+            has_later = has_later || self.calls_off(event, found).await?;
+        }
         for found in known.ended_without_branch().filter(is_after) {
             has_later = has_later || self.untransformed(event, found).await?.is_some();
         }
@@ -31,6 +37,12 @@ impl OrderIdentity {
         }
         let newer = superseded::of_repeat(&self.log, event, &*self.orders).await?;
         Ok(newer.map(|newer| superseded_by(&newer)))
+    }
+
+    /// Whether a body about an event's order calls it off, or cannot be read any more.
+    async fn calls_off(&self, event: &Recorded, found: IndexEntry) -> anyhow::Result<bool> {
+        let said = self.orders.read(event, found).await?;
+        Ok(said.is_none_or(|said| status_of(&said).is_some_and(Status::is_called_off)))
     }
 
     /// The dead letter of a webhook about an event's order that never became a body.

@@ -11,6 +11,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use lru::LruCache;
 
 use crate::{
@@ -25,6 +26,8 @@ use crate::{
 const MAX_PLACES: usize = 200_000;
 /// At most this many events of one order are compared, the latest ones: far more than a provider sends about an order.
 const MAX_FOUND: usize = 1000;
+/// Known places that a search reads at a time.
+const READS_AT_ONCE: usize = 16;
 
 /// What is searched: the subjects, and whether they are read from a time on. (From a sequence on is another search: which of the two
 /// begins earlier is not known.)
@@ -227,8 +230,9 @@ pub(crate) async fn find(
     if let Some(searches) = searches
         && let Some(places) = searches.may_be_about(connection, of, &subjects, start).await?
     {
-        for sequence in places {
-            let there = event_at(connection, sequence).await?;
+        let reads = stream::iter(places).map(|sequence| event_at(connection, sequence));
+        let mut reads = reads.buffered(READS_AT_ONCE);
+        while let Some(there) = reads.try_next().await? {
             found.extend(there.filter(&is_wanted));
         }
         return Ok(found.0);
