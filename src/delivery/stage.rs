@@ -27,6 +27,7 @@ mod work_queue;
 mod join;
 mod leaving;
 mod newer_version;
+mod out_of_turn;
 mod log_lines;
 mod consumer_check;
 mod progress;
@@ -178,8 +179,7 @@ pub trait Stage: Send + Sync + 'static {
         false
     }
 
-    /// Whether an event announces another order than the one that an earlier event of its order key is about: the number was used
-    /// again.
+    /// Whether an event announces another order than the one that an earlier event of its order key is about.
     fn announces_another(
         &self,
         _event: &Recorded,
@@ -198,13 +198,17 @@ pub trait Stage: Send + Sync + 'static {
         async { Ok(None) }
     }
 
+    /// Whether the other side has the order that news of it wait for; none where this stage does not know.
+    fn has_order_of(&self, _: &Recorded) -> impl Future<Output = anyhow::Result<Option<bool>>> + Send {
+        async { Ok(None) }
+    }
+
     /// Whether a recorded attempt says that its event waits for the creation of the order.
     fn waits_for_creation(_: &Recorded) -> bool {
         false
     }
 
-    /// Which earlier events of the order may be open, as far as this stage knows without the lanes: asked while lost lanes are
-    /// rebuilt from the log, so that not every event has to wait for the rebuild.
+    /// Which earlier events of the order may be open, as far as this stage knows without the lanes, while lost lanes are rebuilt.
     fn before(&self, _: &Recorded) -> Before {
         Before::Unknown
     }

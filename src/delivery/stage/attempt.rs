@@ -22,7 +22,7 @@ use super::{
     cause_names::outcome_of,
     doubt::Doubt,
     fair_share::{FairShare, WorkKind},
-    given_up::{panicked, superseded_end, without_room},
+    given_up::{panicked, superseded_end},
     join::{Joined, join, wait_in_doubt},
     permission::{RequestPermission, RequestsInFlight},
     rebuild::mend,
@@ -200,42 +200,6 @@ impl<S: Stage> Worker<S> {
         Ok(true)
     }
 
-    /// Records that an event finds no room in its order's lane. False if the hub goes down before it is recorded.
-    async fn record_without_room(
-        &self,
-        recorded: &Recorded,
-        requests: u32,
-        waiting: usize,
-        context: &TaskContext,
-    ) -> anyhow::Result<bool> {
-        let end = |event: &Recorded| without_room::<S>(event, requests, waiting);
-        self.record_out_of_turn(recorded, 0, end, context).await
-    }
-
-    /// Records the end of an event that does not have its turn. False if the hub goes down before it is recorded, or if this
-    /// version cannot end it.
-    pub(super) async fn record_out_of_turn(
-        &self,
-        recorded: &Recorded,
-        requests: u32,
-        end: impl Fn(&Recorded) -> NewEvent,
-        context: &TaskContext,
-    ) -> anyhow::Result<bool> {
-        if S::only_wakes(recorded.envelope.event_type) {
-            return Ok(true);
-        }
-        let end = match self.order(recorded.clone(), requests).await? {
-            EventAction::Handle(event) => end(&event),
-            EventAction::NotOurs => return Ok(true),
-            EventAction::Left => return Ok(false),
-            EventAction::Gone(sequence, is_there) => gone(recorded, S::NAME, sequence, is_there),
-            EventAction::Superseded(event, newer) => superseded_end::<S>(&event, &newer),
-        };
-        let is_recorded = self.record(context, recorded.sequence, vec![end]).await;
-        self.wake_other_lane(context, recorded, false);
-        Ok(is_recorded)
-    }
-
     /// Works on a lane for as long as what is in it is due.
     async fn settle_lane(&self, key: OrderKey, context: &TaskContext, done: &mut Done) -> anyhow::Result<()> {
         let lanes = self.lanes(context)?;
@@ -284,7 +248,7 @@ impl<S: Stage> Worker<S> {
                         }
                     }
                 }
-                Attempted::Ended => match lane.advance(Utc::now()) {
+                Attempted::Ended => match self.without_head(key, lane).await? {
                     Some(lane) => lanes.put(key, &lane).await?,
                     None => lanes.end(key).await?,
                 },
@@ -358,6 +322,7 @@ impl<S: Stage> Worker<S> {
             Ok(event) => event,
             Err(attempted) => return Ok(attempted),
         };
+        let mut has_failed = false;
         loop {
             // The permission ends with the attempt, once what follows is recorded.
             let (permission, handled) = match self.handle_once(about, &event, requests, kind, context).await? {
@@ -373,7 +338,8 @@ impl<S: Stage> Worker<S> {
                     self.wake_other_lane(context, &event, is_created);
                     return Ok(ended);
                 }
-                Settlement::Again(events, pause) => {
+                Settlement::Again(events, pause, is_trial) => {
+                    has_failed |= !is_trial;
                     if !self.record(context, about, events).await {
                         return Ok(Attempted::Stopped);
                     }
@@ -382,7 +348,8 @@ impl<S: Stage> Worker<S> {
                     drop(permission);
                     pause_unless(&context.halt, pause).await;
                 }
-                Settlement::Park(events, parking, attempts) => {
+                Settlement::Park(events, mut parking, attempts) => {
+                    parking.has_failed |= has_failed;
                     if !self.record(context, about, events).await {
                         return Ok(Attempted::Stopped);
                     }
@@ -399,7 +366,10 @@ impl<S: Stage> Worker<S> {
                         return self.end_aged(context, about, &event, requests).await;
                     }
                 }
-                Settlement::Defer(parking) => return self.park(context, about, &event, (requests, parking)).await,
+                Settlement::Defer(mut parking) => {
+                    parking.has_failed |= has_failed;
+                    return self.park(context, about, &event, (requests, parking)).await;
+                }
             }
         }
     }
@@ -412,6 +382,7 @@ impl<S: Stage> Worker<S> {
         context: &TaskContext,
     ) -> anyhow::Result<Result<Box<Recorded>, Attempted>> {
         if context.has_ended(&recorded) {
+            self.wake_other_lane(context, &recorded, S::creates(&recorded));
             return Ok(Err(Attempted::Ended));
         }
         let about = recorded.sequence;
