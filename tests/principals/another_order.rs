@@ -110,6 +110,25 @@ async fn a_retry_of_yesterdays_order_is_not_ended_for_a_cancellation_of_todays()
     world.at_end(Ends::forwarded(1).dead_lettered(2)).await;
 }
 
+/// Yesterday's order is at the backend, and today's with its number ended as a duplicate that is another order. A cancellation of today's is not
+/// told of yesterday's; a person sees both.
+#[tokio::test(flavor = "multi_thread")]
+async fn news_of_a_duplicate_that_is_another_order_are_not_told_of_the_first() {
+    let tenants = patient_tenants().await;
+    let world = &tenants.outside.world;
+    let id = "CR-70";
+    tenants.say(Platform, B, &order(id)).await;
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    tenants.say(Platform, B, &of_another_day(id)).await;
+    let ignored = world.log.payloads(EventType::OrderIgnored, 1).await;
+    assert_eq!(ignored[0]["differs"], true);
+    tenants.say(Platform, B, &change(id, "cancelled")).await;
+    let dead = world.log.payloads(EventType::OrderDeadLettered, 1).await;
+    assert_eq!(dead[0]["error"]["code"], "ANOTHER_ORDER", "{}", dead[0]);
+    assert_eq!(world.backend.count(), 1);
+    world.at_end(Ends::forwarded(1).ignored(1).dead_lettered(1)).await;
+}
+
 mod long {
     use super::*;
 
