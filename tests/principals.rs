@@ -5,6 +5,7 @@
 //! A, of B or of nobody.
 
 mod another_order;
+mod apart;
 mod lists;
 mod numbers;
 mod two_lanes;

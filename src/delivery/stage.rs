@@ -12,6 +12,7 @@
 
 mod action;
 mod aged;
+mod apart;
 mod another_order;
 mod attempt;
 mod doubt;
@@ -66,7 +67,6 @@ pub use given_up::{RequestFacts, give_up, give_up_knowing, not_yours, reject};
 
 use self::{
     attempt::TaskContext,
-    consumer_check::ConsumerState,
     doubt::Doubt,
     fair_share::FairShare,
     gauges::Gauges,
@@ -186,6 +186,11 @@ pub trait Stage: Send + Sync + 'static {
         _earlier: &Recorded,
     ) -> impl Future<Output = anyhow::Result<bool>> + Send {
         async { Ok(false) }
+    }
+
+    /// Whether two events of one order key are about orders of which neither waits for the other.
+    fn are_apart(_: &Recorded, _: &Recorded) -> bool {
+        false
     }
 
     /// The lane that an event waits for in another one, if it announces another order than that one is about.
@@ -476,25 +481,6 @@ impl<S: Stage> Worker<S> {
                 () = due::wait(lanes), if in_flight.queue.has_room_for_lanes() => {}
             }
         }
-        Ok(())
-    }
-
-    /// Checks that all messages of the consumer arrive here, and updates the gauges.
-    fn note(
-        &self,
-        seen: &ConsumerState,
-        context: &TaskContext,
-        in_flight: &mut InFlight,
-        gauges: &mut Gauges,
-    ) -> anyhow::Result<()> {
-        let taking = in_flight.queue.has_room() && self.stage.is_ready();
-        in_flight.gaps.compare(seen.handed_out, taking)?;
-        let stopped_by = self.stage.is_held_up().then_some(S::WAITS_FOR);
-        gauges.note(seen, context, in_flight, stopped_by);
-        let parked = |branch: &str| context.lanes.as_ref().map_or(0, |lanes| lanes.parked_of(branch));
-        self.stage
-            .waiting(&|branch| in_flight.queue.events_of(branch) + parked(branch));
-        due::take_up_aged(self.journal.identity().aged_up_to(), context, in_flight);
         Ok(())
     }
 }

@@ -30,6 +30,8 @@ mod another;
 mod elsewhere;
 mod said_before;
 
+pub(super) use self::elsewhere::are_apart;
+
 /// Label of the key of an order that a person declared to be one of its own (see [`crate::event::EventId::derive`]).
 const OF_ITS_OWN: &str = "order_of_its_own";
 

@@ -445,6 +445,10 @@ impl Stage for Forward {
         self.identity.announces_another(event, earlier).await
     }
 
+    fn are_apart(one: &Recorded, other: &Recorded) -> bool {
+        identity::are_apart(one, other)
+    }
+
     async fn held_up_by(&self, event: &Recorded) -> anyhow::Result<Option<OrderKey>> {
         self.lane_of_another(event).await
     }

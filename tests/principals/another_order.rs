@@ -65,13 +65,14 @@ async fn a_refused_order_announced_again_does_not_wait_for_another_branchs() {
     let tenants = patient_tenants().await;
     let world = &tenants.outside.world;
     let id = "CR-55";
-    world.backend.next_for(id, [Said::status(422), away(), away()]);
+    world.backend.next_for(id, [Said::status(422), away()]);
     tenants.say(Platform, B, &order(id)).await;
     world.log.wait_for(EventType::OrderDeadLettered, 1).await;
     tenants.say(Platform, A, &of_another_day(id)).await;
     world.has_parked(1).await;
     tenants.say(Platform, B, &corrected(id)).await;
-    world.at_end(Ends::forwarded(1).dead_lettered(2)).await;
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    assert_eq!(world.lanes().await.len(), 1, "A's order waits on");
 }
 
 /// Yesterday's status cannot be told. Today's order, by the branch's secret, was refused, and is announced again by the platform's.

@@ -217,7 +217,7 @@ impl<S: Stage> Worker<S> {
     }
 
     /// What an event is about: a request for a retry names its body. None if that is not on the log any more.
-    async fn body_of(&self, event: Recorded) -> anyhow::Result<Option<Recorded>> {
+    pub(super) async fn body_of(&self, event: Recorded) -> anyhow::Result<Option<Recorded>> {
         let Some(sequence) = retried(&event) else {
             return Ok(Some(event));
         };

@@ -19,6 +19,7 @@ use super::{
     Stage, Worker,
     action::{EventAction, is_ours, note, retried},
     another_order::put_parked,
+    apart::keeps_lane,
     cause_names::outcome_of,
     doubt::Doubt,
     fair_share::{FairShare, WorkKind},
@@ -139,8 +140,11 @@ impl<S: Stage> Worker<S> {
             let joined = if context.doubt.holds(key, || self.stage.before(&item.event)) {
                 Some(wait_in_doubt::<S>(lanes, key, &item).await?)
             } else if lanes.is_open(key) {
+                if self.stands_apart(lanes, key, &item).await? {
+                    return Box::pin(self.settle_apart(key, item, context, done)).await;
+                }
                 let hastens = self.hastens(lanes, key, &item.event).await?;
-                Some(join::<S>(lanes, key, &item.event, hastens).await?)
+                Some(join::<S>(lanes, key, (&item.event, item.requests), hastens).await?)
             } else {
                 None
             };
@@ -178,7 +182,7 @@ impl<S: Stage> Worker<S> {
 
     /// Acknowledges an event that joined its order's lane, or found no room there. False if the hub goes down before that is
     /// recorded.
-    async fn joined(
+    pub(super) async fn joined(
         &self,
         key: OrderKey,
         item: &QueuedEvent,
@@ -310,7 +314,7 @@ impl<S: Stage> Worker<S> {
     }
 
     /// Handles an event until it ended, or is to be parked; what follows is recorded.
-    async fn attempt(
+    pub(super) async fn attempt(
         &self,
         recorded: Recorded,
         mut requests: u32,
@@ -330,7 +334,8 @@ impl<S: Stage> Worker<S> {
                 Err(attempted) => return Ok(attempted),
             };
             self.hasten_other_lane(context, &event, &handled).await?;
-            match settle(handled, Utc::now(), context.crowded.load(Ordering::Relaxed)) {
+            let crowded = context.crowded.load(Ordering::Relaxed) || keeps_lane(context, (kind, &event), &handled);
+            match settle(handled, Utc::now(), crowded) {
                 Settlement::Done(events) => {
                     let is_created = |one: &NewEvent| one.envelope.event_type == EventType::OrderForwarded;
                     let is_created = S::creates(&event) && events.iter().any(is_created);

@@ -16,13 +16,13 @@ use crate::{
 
 /// What the backend has of a number, by the orders that are known to be created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Backend {
+enum NumberAtBackend {
     /// The order that is meant.
-    HasIt,
+    Meant,
     /// Only another order.
-    HasAnother,
+    Another,
     /// None.
-    HasNone,
+    Nothing,
 }
 
 impl OrderIdentity {
@@ -63,7 +63,7 @@ impl OrderIdentity {
     /// # Errors
     /// If the log does not answer.
     pub(in crate::forward) async fn has_order_of(&self, news: &Recorded) -> anyhow::Result<bool> {
-        Ok(self.orders_of(news).await? == Backend::HasIt)
+        Ok(self.orders_of(news).await? == NumberAtBackend::Meant)
     }
 
     /// The error of news whose order the backend does not have, while it has another one of the number: it would take them for that one's. A
@@ -72,7 +72,7 @@ impl OrderIdentity {
     /// # Errors
     /// If the log does not answer.
     pub(in crate::forward) async fn told_of_another(&self, news: &Recorded) -> anyhow::Result<Option<ErrorReport>> {
-        if news.is_again || self.orders_of(news).await? != Backend::HasAnother {
+        if news.is_again || self.orders_of(news).await? != NumberAtBackend::Another {
             return Ok(None);
         }
         let order = &news.envelope.external_order_id;
@@ -83,9 +83,9 @@ impl OrderIdentity {
     }
 
     /// What the backend has of the number of news, as far as the memory reaches.
-    async fn orders_of(&self, news: &Recorded) -> anyhow::Result<Backend> {
+    async fn orders_of(&self, news: &Recorded) -> anyhow::Result<NumberAtBackend> {
         let (known, meant) = (self.orders.known(news), self.announced_before(news).await?);
-        let mut has = Backend::HasNone;
+        let mut has = NumberAtBackend::Nothing;
         for found in known
             .of_branch()
             .filter(|found| found.state == EntryState::CreationForwarded)
@@ -97,9 +97,9 @@ impl OrderIdentity {
                 .as_ref()
                 .is_some_and(|meant| body::are_two_orders(&meant.payload, &created.payload));
             if !is_other {
-                return Ok(Backend::HasIt);
+                return Ok(NumberAtBackend::Meant);
             }
-            has = Backend::HasAnother;
+            has = NumberAtBackend::Another;
         }
         Ok(has)
     }

@@ -81,6 +81,12 @@ fn end(event: &Recorded, other: &Recorded, reason: &str) -> Ignored {
     }
 }
 
+/// Whether two events with one number are of two branches, and of two orders: neither waits for the other.
+pub(in crate::forward) fn are_apart(one: &Recorded, other: &Recorded) -> bool {
+    let branches = one.envelope.branch.as_ref().zip(other.envelope.branch.as_ref());
+    branches.is_some_and(|(one, other)| one != other) && !was_moved(one, other)
+}
+
 /// Whether two announcements at two branches are about one order, whose merchant was moved: they come of one webhook, or both name the merchant
 /// and are not about two orders. What a branch's secret proved is that branch's.
 pub(super) fn was_moved(one: &Recorded, other: &Recorded) -> bool {
