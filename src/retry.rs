@@ -16,6 +16,8 @@ pub enum Failure {
         next: Next,
         /// The events that record this attempt.
         record: Vec<NewEvent>,
+        /// It was a trial of a half-open breaker: what it says is said of the backend, and not of the event.
+        is_trial: bool,
         /// It waits for another event of its order, which may pass it: a change of an unknown order for the
         /// event that creates it, a menu for the provider's word about it.
         for_creation: bool,
@@ -63,8 +65,9 @@ pub enum Failure {
 pub enum Settlement {
     /// Its outcome is recorded: acknowledge it.
     Done(Vec<NewEvent>),
-    /// Try again after this long, and hold it meanwhile; later events of the same order wait, and nothing else does.
-    Again(Vec<NewEvent>, Duration),
+    /// Try again after this long, and hold it meanwhile; later events of the same order wait, and nothing else does. The last says whether
+    /// this was a trial of a half-open breaker.
+    Again(Vec<NewEvent>, Duration, bool),
     /// Park it until then; later events of the same order wait behind it. The number says how many attempts this was: none
     /// for a trial of a half-open breaker.
     Park(Vec<NewEvent>, Parking, u32),
@@ -87,6 +90,8 @@ pub struct Parking {
     pub for_creation: bool,
     /// What it is parked for.
     pub cause: ParkCause,
+    /// A request of it failed since it was taken up, and that was no trial of a half-open breaker.
+    pub has_failed: bool,
 }
 
 /// What an event is parked for.
@@ -94,7 +99,7 @@ pub struct Parking {
 pub enum ParkCause {
     /// Its attempt failed.
     Failed,
-    /// Its attempt failed, which was a trial of a half-open breaker and does not count.
+    /// Its attempt failed, which was a trial of a half-open breaker.
     Trial,
     /// An earlier event of its order stands in another lane.
     OtherLane,
@@ -214,11 +219,15 @@ pub fn settle(result: Result<Vec<NewEvent>, Failure>, now: DateTime<Utc>, crowde
         Err(Failure::Retry {
             next,
             record,
+            is_trial,
             for_creation,
         }) => match next {
-            Next::Quick(pause) if !crowded && !for_creation => Settlement::Again(record, pause.max(LEAST_PAUSE)),
+            Next::Quick(pause) if !crowded && !for_creation => {
+                Settlement::Again(record, pause.max(LEAST_PAUSE), is_trial)
+            }
             Next::Quick(pause) | Next::Park(pause) => {
-                Settlement::Park(record, parking(pause, now, for_creation, ParkCause::Failed), 1)
+                let cause = if is_trial { ParkCause::Trial } else { ParkCause::Failed };
+                Settlement::Park(record, parking(pause, now, for_creation, cause), 1)
             }
             Next::ParkUncounted(pause) => {
                 Settlement::Park(record, parking(pause, now, for_creation, ParkCause::Trial), 0)
@@ -254,6 +263,7 @@ fn parking(pause: Duration, now: DateTime<Utc>, for_creation: bool, cause: ParkC
         until,
         for_creation,
         cause,
+        has_failed: cause == ParkCause::Failed,
     }
 }
 
@@ -322,9 +332,12 @@ mod tests {
         let quick = |for_creation| Failure::Retry {
             next: Next::Quick(Duration::from_secs(2)),
             record: Vec::new(),
+            is_trial: false,
             for_creation,
         };
-        assert!(matches!(settle(Err(quick(false)), now, false), Settlement::Again(_, pause) if pause.as_secs() == 2));
+        assert!(
+            matches!(settle(Err(quick(false)), now, false), Settlement::Again(_, pause, false) if pause.as_secs() == 2)
+        );
         let in_two_seconds = now + TimeDelta::seconds(2);
         assert!(
             matches!(settle(Err(quick(false)), now, true), Settlement::Park(_, parking, 1) if parking.until == in_two_seconds)
@@ -376,6 +389,21 @@ mod tests {
         assert_eq!(after_trial(6), Some(Next::ParkUncounted(5 * MINUTE)));
         // If the last request was a trial, the last request that counts is an earlier one.
         assert_eq!(after_trial(8), Some(Next::ParkUncounted(15 * MINUTE)));
+        let failed = |is_trial, next| Failure::Retry {
+            next,
+            record: Vec::new(),
+            is_trial,
+            for_creation: false,
+        };
+        // Also one that counts, of an order with few requests, says nothing of the order.
+        for next in [Next::Quick(MINUTE), Next::Park(MINUTE)] {
+            for (is_trial, cause) in [(true, ParkCause::Trial), (false, ParkCause::Failed)] {
+                let Settlement::Park(_, parking, 1) = settle(Err(failed(is_trial, next)), Utc::now(), true) else {
+                    panic!("not parked");
+                };
+                assert_eq!((parking.cause, parking.has_failed), (cause, !is_trial));
+            }
+        }
         let asked_for = Some(20 * MINUTE);
         assert_eq!(
             schedule().next_after_trial(5, asked_for, id(0)),
@@ -402,7 +430,7 @@ mod tests {
             which in 0usize..8, millis in 0u64..20_000, for_creation: bool, crowded: bool,
         ) {
             let (now, pause) = (Utc::now(), Duration::from_millis(millis));
-            let retry = |next| Failure::Retry { next, record: Vec::new(), for_creation };
+            let retry = |next| Failure::Retry { next, record: Vec::new(), is_trial: which == 4, for_creation };
             let failure = match which {
                 0 => retry(Next::Quick(pause)),
                 1 => retry(Next::Park(pause)),
@@ -415,7 +443,7 @@ mod tests {
             };
             let waits = match settle(Err(failure), now, crowded) {
                 Settlement::Done(_) => unreachable!("a failure"),
-                Settlement::Again(_, pause) | Settlement::Leave(_, pause) => pause,
+                Settlement::Again(_, pause, _) | Settlement::Leave(_, pause) => pause,
                 Settlement::Pause(pause) | Settlement::Hold(pause) => pause,
                 Settlement::Park(_, parking, _) | Settlement::Defer(parking) => (parking.until - now).to_std().unwrap(),
             };

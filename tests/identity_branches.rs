@@ -330,3 +330,31 @@ async fn a_retry_that_was_cut_off_is_not_ended_for_an_announcement_behind_it() {
     world.at_end(Ends::forwarded(1).ignored(1)).await;
     assert_eq!(world.backend.accepted().len(), 1, "{:?}", world.backend.accepted());
 }
+
+/// A refused order is retried, and cannot be taken. Its merchant is moved, and its webhook comes again for the new branch, or another
+/// announcement of it. That is no other order of the number, for which the retry would be given up.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_at_its_merchants_new_branch_is_no_other_order() {
+    for is_repeat in [true, false] {
+        let world = World::new().await;
+        let settings = || {
+            let quick = world.settings().set("CIRCUIT_BREAKER_ENABLED", false);
+            quick.set("RETRY_DELAYS", "1s").set("RETRY_MAX_ATTEMPTS", 50)
+        };
+        let hub = Hub::start(&settings()).await;
+        world.backend.next_for("CR-1", [Answer::status(422)]);
+        world.is_refused_and_moves(hub).await;
+        let hub = Hub::start(&settings()).await;
+        world.backend.always_for("CR-1", Some(Answer::status(503)));
+        world.retry_dead_letters().await;
+        world.has_parked(1).await;
+        let attempt = if is_repeat { "{" } else { "{\"attempt\": 2," };
+        let again = order("CR-1").replacen('{', attempt, 1);
+        world.careem.post(&hub, &again).await.event_id();
+        world.log.wait_for(EventType::OrderTransformed, 2).await;
+        world.backend.wait_for(world.backend.count() + 2).await;
+        world.backend.always_for("CR-1", None);
+        world.at_end(Ends::forwarded(1).ignored(1)).await;
+        assert_eq!(world.backend.accepted().len(), 1, "{:?}", world.backend.accepted());
+    }
+}

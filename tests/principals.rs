@@ -4,10 +4,13 @@
 //! one of the three, names a store in its header, in its body or in the document that is fetched for it, and is about an order of
 //! A, of B or of nobody.
 
+mod another_order;
+mod apart;
 mod lists;
 mod numbers;
 mod two_lanes;
 mod told;
+mod wakes;
 
 use std::collections::BTreeMap;
 

@@ -122,6 +122,10 @@ impl Lanes {
         for (key, lane) in &lanes {
             parked(&lane.provider).increment(1.0);
             table.put(*key, OpenLane::new(found[key].revision, found[key].past.clone(), lane));
+            // The instance before may have recorded the order that it waits for, and not have said so here.
+            if lane.for_creation {
+                table.look_at(*key);
+            }
         }
         table.seen(seen);
         subjects.retain(|key, subject| **subject != *subject_of(namespace, partitions, *key));
@@ -201,12 +205,12 @@ impl Lanes {
         self.table().look_at(key);
     }
 
-    /// Notes that the head of a lane, as it was just written, waits for the other lane of its order.
-    pub fn note_behind(&self, key: OrderKey) {
-        self.table().note_behind(key);
+    /// Notes whether the head of a lane waits for the other lane of its order.
+    pub fn note_behind(&self, key: OrderKey, is_behind: bool) {
+        self.table().note_behind(key, is_behind);
     }
 
-    /// Whether that was noted of the lane as it is.
+    /// Whether that was noted of the present head.
     pub fn is_behind(&self, key: OrderKey) -> bool {
         self.table().is_behind(key)
     }

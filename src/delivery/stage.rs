@@ -12,6 +12,7 @@
 
 mod action;
 mod aged;
+mod apart;
 mod another_order;
 mod attempt;
 mod doubt;
@@ -27,6 +28,7 @@ mod work_queue;
 mod join;
 mod leaving;
 mod newer_version;
+mod out_of_turn;
 mod log_lines;
 mod consumer_check;
 mod progress;
@@ -65,7 +67,6 @@ pub use given_up::{RequestFacts, give_up, give_up_knowing, not_yours, reject};
 
 use self::{
     attempt::TaskContext,
-    consumer_check::ConsumerState,
     doubt::Doubt,
     fair_share::FairShare,
     gauges::Gauges,
@@ -178,14 +179,18 @@ pub trait Stage: Send + Sync + 'static {
         false
     }
 
-    /// Whether an event announces another order than the one that an earlier event of its order key is about: the number was used
-    /// again.
+    /// Whether an event announces another order than the one that an earlier event of its order key is about.
     fn announces_another(
         &self,
         _event: &Recorded,
         _earlier: &Recorded,
     ) -> impl Future<Output = anyhow::Result<bool>> + Send {
         async { Ok(false) }
+    }
+
+    /// Whether two events of one order key are about orders of which neither waits for the other.
+    fn are_apart(_: &Recorded, _: &Recorded) -> bool {
+        false
     }
 
     /// The lane that an event waits for in another one, if it announces another order than that one is about.
@@ -198,13 +203,17 @@ pub trait Stage: Send + Sync + 'static {
         async { Ok(None) }
     }
 
+    /// Whether the other side has the order that news of it wait for; none where this stage does not know.
+    fn has_order_of(&self, _: &Recorded) -> impl Future<Output = anyhow::Result<Option<bool>>> + Send {
+        async { Ok(None) }
+    }
+
     /// Whether a recorded attempt says that its event waits for the creation of the order.
     fn waits_for_creation(_: &Recorded) -> bool {
         false
     }
 
-    /// Which earlier events of the order may be open, as far as this stage knows without the lanes: asked while lost lanes are
-    /// rebuilt from the log, so that not every event has to wait for the rebuild.
+    /// Which earlier events of the order may be open, as far as this stage knows without the lanes, while lost lanes are rebuilt.
     fn before(&self, _: &Recorded) -> Before {
         Before::Unknown
     }
@@ -472,25 +481,6 @@ impl<S: Stage> Worker<S> {
                 () = due::wait(lanes), if in_flight.queue.has_room_for_lanes() => {}
             }
         }
-        Ok(())
-    }
-
-    /// Checks that all messages of the consumer arrive here, and updates the gauges.
-    fn note(
-        &self,
-        seen: &ConsumerState,
-        context: &TaskContext,
-        in_flight: &mut InFlight,
-        gauges: &mut Gauges,
-    ) -> anyhow::Result<()> {
-        let taking = in_flight.queue.has_room() && self.stage.is_ready();
-        in_flight.gaps.compare(seen.handed_out, taking)?;
-        let stopped_by = self.stage.is_held_up().then_some(S::WAITS_FOR);
-        gauges.note(seen, context, in_flight, stopped_by);
-        let parked = |branch: &str| context.lanes.as_ref().map_or(0, |lanes| lanes.parked_of(branch));
-        self.stage
-            .waiting(&|branch| in_flight.queue.events_of(branch) + parked(branch));
-        due::take_up_aged(self.journal.identity().aged_up_to(), context, in_flight);
         Ok(())
     }
 }

@@ -25,7 +25,9 @@ pub const EVENT_AGED: &str = "EVENT_AGED";
 pub const NUMBER_USED_AGAIN: &str = "NUMBER_USED_AGAIN";
 /// Code of what a branch's secret tried to do to another branch.
 pub const NOT_YOURS: &str = "NOT_YOURS";
-/// Code of a status that waited until its number meant another order.
+/// Code of an order that was called off while it was asked for: the backend may have it.
+pub const CALLED_OFF: &str = "CALLED_OFF";
+/// Code of a status that waited until its number meant another order, and of news whose number means another order to the backend.
 pub const ANOTHER_ORDER: &str = "ANOTHER_ORDER";
 /// Code of news about an order number that several branches have, without a branch.
 pub const ORDER_AMBIGUOUS: &str = "ORDER_AMBIGUOUS";

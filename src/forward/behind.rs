@@ -10,8 +10,9 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{
-    Forward, cannot_see,
+    Forward,
     identity::{OrderIdentity, is_same_branch},
+    waits::cannot_see,
 };
 use crate::{
     delivery::superseded::KnownAcceptances as _, event::Recorded, journal::codec::OrderKey, memory::IndexEntry,

@@ -92,6 +92,7 @@ impl Foresight {
         }
         match self.identity.plan(&event, true).await? {
             Plan::End(ignored) => Ok(Some(Foretold::of(ignored))),
+            Plan::GiveUp(error) => Ok(Some(Foretold::Superseded(error.message))),
             Plan::Send(_) if event.envelope.is_creation() && !event.is_again => {
                 let Some(first) = before.get(&key(&event)) else {
                     return Ok(None);

@@ -10,23 +10,27 @@ use uuid::Uuid;
 
 use super::classify::RequestKind;
 use crate::{
-    delivery::superseded::KnownAcceptances as _,
     event::{
         EventType, NotYours, Recorded,
-        outcome::{DUPLICATE_ORDER, DUPLICATE_WEBHOOK, Forwarded, Ignored, SUPERSEDED},
+        outcome::{
+            CALLED_OFF, DUPLICATE_ORDER, DUPLICATE_WEBHOOK, ErrorReport, ErrorType, Forwarded, Ignored, SUPERSEDED,
+        },
     },
     journal::{
         codec::token,
         connection::Connection,
         read::{Entry, LogReader, Start, event_at},
     },
-    memory::{AnnouncedBy, EntryState, IndexEntry, OrderEvents, Orders},
+    memory::{AnnouncedBy, EntryState, OrderEvents, Orders},
     order::{body, model::AmendmentKind, status::Status},
 };
 
 mod again;
+mod another;
 mod elsewhere;
 mod said_before;
+
+pub(super) use self::elsewhere::are_apart;
 
 /// Label of the key of an order that a person declared to be one of its own (see [`crate::event::EventId::derive`]).
 const OF_ITS_OWN: &str = "order_of_its_own";
@@ -86,6 +90,8 @@ pub(super) enum Plan {
     },
     /// It goes no further.
     End(Ignored),
+    /// The same, and a person has to see it.
+    GiveUp(ErrorReport),
     /// A branch's secret proved it, and the order is another branch's.
     NotYours(NotYours),
 }
@@ -99,45 +105,17 @@ pub(super) struct OrderIdentity {
 }
 
 impl OrderIdentity {
-    /// Decides. The same log gives the same answer, on every instance. `is_first`: no request of the event was made, as far as the log
-    /// says. After one, later events of its order wait behind it.
+    /// Decides. The same log gives the same answer, on every instance. `is_unsent`: no request of the event can have reached the backend, as
+    /// far as is known.
     ///
     /// # Errors
     /// If the log does not answer.
-    pub(super) async fn plan(&self, event: &Recorded, is_first: bool) -> anyhow::Result<Plan> {
+    pub(super) async fn plan(&self, event: &Recorded, is_unsent: bool) -> anyhow::Result<Plan> {
         if event.envelope.is_creation() {
-            self.of_creation(event, is_first).await
+            self.of_creation(event, is_unsent).await
         } else {
             self.of_news(event).await
         }
-    }
-
-    /// Whether an event announces another order than the one that an earlier event of its number is about, and a later one. It does not if
-    /// its own order was announced before, or its webhook came before that event, as far as the memory reaches.
-    ///
-    /// # Errors
-    /// If the log does not answer.
-    pub(super) async fn announces_another(&self, event: &Recorded, earlier: &Recorded) -> anyhow::Result<bool> {
-        let (own, other) = (&event.envelope, &earlier.envelope);
-        if own.event_type != EventType::OrderTransformed || !own.is_creation() {
-            return Ok(false);
-        }
-        let known = self.orders.known(event);
-        let first = self.orders.first_acceptance(event, &known, own.root_id).await?;
-        if first.is_some_and(|first| first < earlier.sequence) {
-            return Ok(false);
-        }
-        let is_before = |found: &IndexEntry| found.state.is_creation() && found.sequence < event.sequence;
-        for found in known.of_branch().rev().filter(is_before) {
-            if let Some(announced) = self.orders.read(event, found).await?
-                && is_same_branch(&announced, event)
-            {
-                return Ok(body::are_two_orders(&announced.payload, &event.payload));
-            }
-        }
-        let branches = own.branch.as_ref().zip(other.branch.as_ref());
-        let is_of_another_branch = branches.is_some_and(|(one, other)| one != other);
-        Ok(is_of_another_branch || own.received_at - other.received_at > self.orders.window())
     }
 
     /// How an announcement ends when its order is there already by the first announcement; none if it has something to
@@ -218,6 +196,9 @@ impl OrderIdentity {
         if let Some(overtaken) = self.overtaken(event, &known).await? {
             return Ok(Plan::End(overtaken));
         }
+        if let Some(error) = self.told_of_another(event).await? {
+            return Ok(Plan::GiveUp(error));
+        }
         let said_before = self.said_before(event, &known).await?;
         Ok(Plan::Send(Posting {
             key: said_before.as_ref().unwrap_or(event).envelope.request_key(),
@@ -225,7 +206,7 @@ impl OrderIdentity {
         }))
     }
 
-    async fn of_creation(&self, event: &Recorded, is_first: bool) -> anyhow::Result<Plan> {
+    async fn of_creation(&self, event: &Recorded, is_unsent: bool) -> anyhow::Result<Plan> {
         let ended = match event.run {
             Some(_) => self.end_before(event).await?,
             None => None,
@@ -250,8 +231,14 @@ impl OrderIdentity {
         } else if let Some(end) = self.created_elsewhere(event, &known).await? {
             return Ok(Plan::End(end));
         }
-        if is_first && let Some(overtaken) = self.overtaken(event, &known).await? {
-            return Ok(Plan::End(overtaken));
+        // Later events of its order wait behind it, but not those in the other lane, nor what ended in the stage before.
+        if (is_unsent || created.is_none())
+            && let Some(overtaken) = self.overtaken(event, &known).await?
+        {
+            return Ok(match is_unsent {
+                true => Plan::End(overtaken),
+                false => Plan::GiveUp(called_off(&overtaken)),
+            });
         }
         if let Some(created) = created {
             // A person who has the end of an earlier run retried wants it nevertheless.
@@ -374,6 +361,15 @@ pub(super) fn status_of(event: &Recorded) -> Option<Status> {
 
 pub(super) fn is_same_branch(one: &Recorded, other: &Recorded) -> bool {
     one.envelope.branch == other.envelope.branch
+}
+
+/// The backend may have the order by an earlier request. To ask for it again would create what was called off.
+fn called_off(overtaken: &Ignored) -> ErrorReport {
+    let message = format!(
+        "no more requests are made because of {}; the backend may have the order by an earlier request: if it has, cancel it by hand",
+        overtaken.message
+    );
+    ErrorReport::new(ErrorType::Unknown, CALLED_OFF, message)
 }
 
 fn repeat(event: &Recorded, order_id: Option<String>) -> Ignored {

@@ -31,7 +31,7 @@ use crate::{
     memory::Orders,
     order::{body, model::AmendmentKind},
     registry::NotEnabled,
-    retry::{Failure, LEAST_PAUSE, Next, Schedule, spread},
+    retry::{Failure, LEAST_PAUSE, Next, Schedule},
 };
 
 pub mod client;
@@ -47,6 +47,7 @@ mod overtaken;
 mod record;
 mod request;
 mod slots;
+mod waits;
 
 use self::{
     arrivals::Arrivals,
@@ -55,6 +56,7 @@ use self::{
     identity::{OrderIdentity, Plan},
     measured::ForwardMetrics,
     record::{amended_in_part, dead_letter, expired, facts, ignore, not_yours, unreadable},
+    waits::{branch_of, cannot_see, of_branch},
 };
 
 /// Label of the request to tell the provider that it is accepted (see [`crate::event::EventId::derive`]).
@@ -65,10 +67,6 @@ const RECEIPT: &str = "receipt";
 /// Retries that count after which a change of an order that the backend does not know is given up: with the contract's
 /// delays it waits six minutes for the event that creates the order.
 const UNKNOWN_ORDER_RETRIES: u32 = 2;
-/// How long an event waits where the log does not say what was before it.
-const LOG_AWAY: Duration = Duration::from_secs(1);
-/// How long an event is parked at least while the trials of its branch are under way, or its requests hang.
-const TRIALS_TAKE: Duration = Duration::from_secs(5);
 
 /// What differs from provider to provider.
 #[derive(Debug, Default)]
@@ -186,6 +184,7 @@ impl Forward {
     ) -> Result<Vec<NewEvent>, Failure> {
         match plan {
             Plan::NotYours(why) => Ok(vec![not_yours(event, request, &why)]),
+            Plan::GiveUp(error) => Ok(vec![dead_letter(event, request, error, RequestFacts::default())]),
             Plan::News(_, Some(end)) | Plan::End(end) => Ok(vec![ignore(event, &end)]),
             plan @ (Plan::News(_, None) | Plan::Amend { .. }) => {
                 let differs = matches!(plan, Plan::Amend { differs: true, .. });
@@ -224,6 +223,7 @@ impl Forward {
                 Err(Failure::Retry {
                     next: Next::Quick(Duration::ZERO),
                     record,
+                    is_trial: false,
                     for_creation: false,
                 })
             }
@@ -266,7 +266,7 @@ impl Forward {
         attempt: Attempt<'_>,
         error: ErrorReport,
         next: Option<Next>,
-        for_creation: bool,
+        (for_creation, is_trial): (bool, bool),
     ) -> Result<Vec<NewEvent>, Failure> {
         let Attempt { event, request, .. } = attempt;
         let Some(next) = next else {
@@ -301,6 +301,7 @@ impl Forward {
         Err(Failure::Retry {
             next,
             record: vec![NewEvent::new(envelope, &payload)],
+            is_trial,
             for_creation,
         })
     }
@@ -415,12 +416,13 @@ impl Stage for Forward {
         self.after_other_lane(event).await?;
         let plan = self
             .identity
-            .plan(event, request == 1)
+            .plan(event, request == 1 || self.arrivals.is_none(event, request - 1))
             .await
             .map_err(|error| cannot_see(&error))?;
         let posting = match &plan {
             Plan::End(ignored) => return Ok(vec![ignore(event, ignored)]),
             Plan::NotYours(why) => return Ok(vec![not_yours(event, request - 1, why)]),
+            Plan::GiveUp(error) => return Ok(self.dead(attempt, request - 1, error.clone())),
             Plan::Send(posting) | Plan::Confirm(_, posting) | Plan::News(posting, _) | Plan::Amend { posting, .. } => {
                 posting.clone()
             }
@@ -443,12 +445,20 @@ impl Stage for Forward {
         self.identity.announces_another(event, earlier).await
     }
 
+    fn are_apart(one: &Recorded, other: &Recorded) -> bool {
+        identity::are_apart(one, other)
+    }
+
     async fn held_up_by(&self, event: &Recorded) -> anyhow::Result<Option<OrderKey>> {
         self.lane_of_another(event).await
     }
 
     async fn another_held_up(&self, earlier: &Recorded) -> anyhow::Result<Option<Recorded>> {
         self.identity.another_behind(earlier).await
+    }
+
+    async fn has_order_of(&self, news: &Recorded) -> anyhow::Result<Option<bool>> {
+        self.identity.has_order_of(news).await.map(Some)
     }
 
     fn before(&self, event: &Recorded) -> Before {
@@ -465,36 +475,5 @@ impl Stage for Forward {
 
     fn waits_for_creation(attempt: &Recorded) -> bool {
         serde_json::from_slice::<ForwardFailed>(&attempt.payload).is_ok_and(|failed| failed.waits_for_order)
-    }
-}
-
-/// The branch that the backend may fail for alone.
-fn branch_of(event: &Recorded) -> &str {
-    event.envelope.branch_or_provider()
-}
-
-/// The backend fails for the event's branch: its requests wait so long, or for the end of those that are under way.
-fn of_branch(event: &Recorded, wait: Duration) -> Failure {
-    let parked = wait.max(TRIALS_TAKE);
-    Failure::OfBranch {
-        after: wait,
-        // What is parked comes back over time.
-        parked: parked + spread(parked, 1, event.run_id()),
-    }
-}
-
-fn cannot_see(error: &anyhow::Error) -> Failure {
-    tracing::warn!(
-        error = format!("{error:#}"),
-        "cannot read the earlier events of an order, trying again"
-    );
-    later(LOG_AWAY)
-}
-
-/// Nothing was tried; it is looked at again after so long.
-const fn later(after: Duration) -> Failure {
-    Failure::Later {
-        after,
-        for_creation: false,
     }
 }

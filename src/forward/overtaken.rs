@@ -2,7 +2,7 @@
 
 use super::identity::{OrderIdentity, status_of};
 use crate::{
-    delivery::superseded::{self, End, NewerEvent},
+    delivery::superseded::{self, End, NewerEvent, history::Said},
     event::{
         Recorded,
         outcome::{Ignored, NOTHING_TO_CANCEL},
@@ -60,16 +60,28 @@ impl OrderIdentity {
         announcement: &Recorded,
     ) -> anyhow::Result<bool> {
         let own = self.word((event, known), announcement, End::Uncertain).await?;
+        let announced = self.words_of_announcements((event, known)).await?;
         let counts = [EntryState::NewsOpen, EntryState::NewsForwarded, EntryState::NewsIgnored];
         for found in known.of_branch().filter(|found| counts.contains(&found.state)) {
             if let Some(said) = self.orders.read(event, found).await? {
                 let said = self.word((event, known), &said, End::LeftOut).await?;
-                if said.calls_off_announcement(&own) {
+                if said.calls_off_announcement(&own, &announced) {
                     return Ok(true);
                 }
             }
         }
         Ok(false)
+    }
+
+    /// What the announcements of an event's branch and number say.
+    async fn words_of_announcements(&self, (event, known): (&Recorded, &OrderEvents)) -> anyhow::Result<Vec<Said>> {
+        let mut announced = Vec::new();
+        for found in known.of_branch().filter(|found| found.state.is_creation()) {
+            if let Some(announcement) = self.orders.read(event, found).await? {
+                announced.push(self.word((event, known), &announcement, End::LeftOut).await?);
+            }
+        }
+        Ok(announced)
     }
 
     /// The end of a cancellation that a person retried, if the backend does not know the order: every announcement was refused, or ended
@@ -82,6 +94,7 @@ impl OrderIdentity {
         }
         let known = self.orders.history(event).await?;
         let own = self.word((event, &known), event, End::LeftOut).await?;
+        let announced = self.words_of_announcements((event, &known)).await?;
         let (mut is_retried, mut is_announced) = (event.run.is_some(), false);
         for found in known.ended_without_branch() {
             if let Some(dead) = self.untransformed(event, found).await? {
@@ -103,7 +116,8 @@ impl OrderIdentity {
             let is_never_sent = match found.state {
                 EntryState::CreationRefused | EntryState::CreationIgnored => true,
                 EntryState::CreationUncertain => {
-                    own.calls_off_announcement(&self.word((event, &known), &announcement, End::Uncertain).await?)
+                    let said = self.word((event, &known), &announcement, End::Uncertain).await?;
+                    own.calls_off_announcement(&said, &announced)
                 }
                 _ => false,
             };

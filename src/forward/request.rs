@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    Attempt, Forward, UNKNOWN_ORDER_RETRIES, branch_of,
+    Attempt, Forward, UNKNOWN_ORDER_RETRIES,
     classify::AnswerVerdict,
     identity::{Plan, Posting},
-    of_branch,
     record::{ignore, refused, shown_by},
     slots::Hangs,
+    waits::{branch_of, of_branch},
 };
 use crate::{
     event::{
@@ -80,6 +80,7 @@ impl Forward {
                 Plan::Confirm(first, _) => Err(Failure::Retry {
                     next: Next::Quick(Duration::ZERO),
                     record: vec![refused(&first, event, request, error)],
+                    is_trial: false,
                     for_creation: false,
                 }),
                 _ => Ok(self.dead(attempt, request, error)),
@@ -93,15 +94,15 @@ impl Forward {
                 {
                     return Ok(vec![ignore(event, &ignored)]);
                 }
-                self.failed(attempt, error, next, true)
+                self.failed(attempt, error, next, (true, is_trial))
             }
             AnswerVerdict::Doubtful(error) => {
                 let next = self.next(request, None, event, is_trial);
-                self.failed(attempt, error, next, false)
+                self.failed(attempt, error, next, (false, is_trial))
             }
             AnswerVerdict::Temporary { error, after } => {
                 let next = self.next(request, after, event, is_trial);
-                self.failed(attempt, error, next, false)
+                self.failed(attempt, error, next, (false, is_trial))
             }
             AnswerVerdict::Misconfigured(error) => Err(Failure::Hold {
                 cause: error.message,

@@ -268,15 +268,21 @@ impl Orders {
         found.map(|found| found.state)
     }
 
-    /// Whether news of an order that came after an announcement call it off.
+    /// Whether news of an order that came after an announcement call it off. Those after an announcement of another order of the number are
+    /// about that one.
     ///
     /// # Errors
     /// If NATS does not answer.
     pub(crate) async fn is_called_off(&self, announced: &Recorded) -> anyhow::Result<bool> {
         let known = self.known(announced);
-        let is_later = |found: &IndexEntry| found.sequence > announced.sequence && !found.state.is_creation();
-        for found in known.of_branch().filter(is_later) {
-            if let Some(news) = self.read(announced, found).await?
+        let mut is_about_another = false;
+        for found in known.of_branch().filter(|found| found.sequence > announced.sequence) {
+            let Some(news) = self.read(announced, found).await? else {
+                continue;
+            };
+            if found.state.is_creation() {
+                is_about_another = body::are_two_orders(&announced.payload, &news.payload);
+            } else if !is_about_another
                 && let Ok(word) = body::announced(&news.payload)
                 && word.status.is_some_and(Status::is_called_off)
             {

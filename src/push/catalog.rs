@@ -104,6 +104,7 @@ impl Push {
         Err(Failure::Retry {
             next: Next::Park(pause),
             record: vec![NewEvent::new(envelope, &accepted)],
+            is_trial: false,
             for_creation: true,
         })
     }

@@ -173,12 +173,14 @@ impl Push {
             Err(Failure::Retry {
                 next,
                 mut record,
+                is_trial,
                 for_creation,
             }) => {
                 record.insert(0, progress(request));
                 Err(Failure::Retry {
                     next,
                     record,
+                    is_trial,
                     for_creation,
                 })
             }
@@ -186,6 +188,7 @@ impl Push {
             Err(Failure::Later { after, for_creation }) => Err(Failure::Retry {
                 next: Next::ParkUncounted(after),
                 record: vec![progress(request.saturating_sub(1))],
+                is_trial: false,
                 for_creation,
             }),
             other => other,

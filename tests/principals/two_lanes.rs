@@ -4,7 +4,7 @@ use super::*;
 use crate::harness::backend::ORDERS;
 
 /// What is parked is tried again soon.
-async fn tenants() -> Tenants {
+pub(super) async fn tenants() -> Tenants {
     let quick = |settings: Settings| {
         settings
             .set("CIRCUIT_BREAKER_ENABLED", false)
@@ -14,22 +14,22 @@ async fn tenants() -> Tenants {
 }
 
 /// What is parked waits for longer than the test.
-async fn patient_tenants() -> Tenants {
+pub(super) async fn patient_tenants() -> Tenants {
     let long = |settings: Settings| settings.set("CIRCUIT_BREAKER_ENABLED", false).set("RETRY_DELAYS", "1h");
     Tenants::new(|more| long(more).set("RETRY_MAX_ATTEMPTS", 5)).await
 }
 
-fn corrected(id: &str) -> String {
+pub(super) fn corrected(id: &str) -> String {
     order(id).replace("16.24", "26.24")
 }
 
 /// The same number on another day, for another customer's order.
-fn of_another_day(id: &str) -> String {
+pub(super) fn of_another_day(id: &str) -> String {
     corrected(id).replace("2025-10-01T12:00:00Z", "2025-10-04T12:00:00Z")
 }
 
 impl Tenants {
-    fn paths_of(&self, id: &str) -> Vec<String> {
+    pub(super) fn paths_of(&self, id: &str) -> Vec<String> {
         let requests = self.outside.world.backend.requests().into_iter();
         let of_order = requests.filter(|one| one.path.contains(id) || one.external_order_id() == id);
         of_order.map(|one| one.path).collect()
@@ -406,10 +406,19 @@ mod long {
             }
         })
         .await;
+        // What joins the lane does not make the hub forget what its head waits for.
+        let again = change(id, "cancelled").replacen('{', "{\"attempt\": 2,", 1);
+        tenants.send("careem", B, Some(B), &again).await.event_id();
+        eventually("it joined", PATIENCE, async || {
+            let lanes = world.lanes().await;
+            let waits = |lane: &Value| lane["waiting"].as_array().is_some_and(|all| !all.is_empty());
+            if lanes.iter().any(waits) { Ok(()) } else { Err(lanes) }
+        })
+        .await;
         let due = due().await.unwrap();
         world.backend.always_for(id, None);
         world.log.wait_for(EventType::OrderForwarded, 2).await;
         assert!(chrono::Utc::now() < due, "it was told only when it was due");
-        world.at_end(Ends::forwarded(2)).await;
+        world.at_end(Ends::forwarded(3)).await;
     }
 }

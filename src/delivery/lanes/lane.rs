@@ -37,6 +37,10 @@ pub struct Lane {
     /// The branch of the order, if one is known. Earlier versions leave it out: then it is noted when the head is tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub branch: Option<String>,
+    /// The event that waits for its order and let the head pass, and when it is due. Earlier versions leave it out: it is due after the head
+    /// then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub let_pass: Option<(u64, DateTime<Utc>)>,
 }
 
 impl Lane {
@@ -52,6 +56,7 @@ impl Lane {
             creations: Some(Vec::new()),
             retried: Vec::new(),
             branch: None,
+            let_pass: None,
         }
     }
 
@@ -157,6 +162,7 @@ impl Lane {
                 requests,
                 due_at: if first == head { self.due_at } else { now },
                 for_creation: self.for_creation && first == head,
+                let_pass: self.let_pass.filter(|_| first == head),
                 ..self
             });
         };
@@ -181,6 +187,7 @@ impl Lane {
             // The creation that the head waits for may be behind it; the next attempt looks for it.
             for_creation: false,
             creations: None,
+            let_pass: None,
             ..self
         })
     }
@@ -196,8 +203,24 @@ impl Lane {
         Some(Self {
             due_at: now,
             for_creation: false,
+            let_pass: None,
             ..self
         })
+    }
+
+    /// The same, where the head still waits for its order, until then. The next event that creates an order passes it.
+    pub fn waits_on(self, due_at: DateTime<Utc>, now: DateTime<Utc>) -> Self {
+        let waits = |lane: Self| Self {
+            due_at,
+            for_creation: true,
+            ..lane
+        };
+        match self.creation() {
+            // Which of them creates one is not known: they are read when the head is tried.
+            None => self,
+            Some(None) => waits(self),
+            Some(Some(at)) => waits(self).led_by_waiting(at, now),
+        }
     }
 
     /// With one of those that wait before all others, due now.
@@ -211,6 +234,7 @@ impl Lane {
 
     /// With this event before all others, due now.
     pub fn led_by(mut self, sequence: u64, now: DateTime<Utc>) -> Self {
+        self.let_pass = self.for_creation.then_some((self.head, self.due_at));
         self.waiting.insert(0, (self.head, self.requests));
         Self {
             head: sequence,
@@ -237,6 +261,7 @@ mod tests {
             creations: None,
             retried: Vec::new(),
             branch: None,
+            let_pass: None,
         }
     }
 
@@ -298,6 +323,31 @@ mod tests {
         assert_eq!((next.head, next.requests), (7, 4));
         let rest = next.advance(now).unwrap().advance(now).unwrap();
         assert_eq!((rest.head, rest.advance(now)), (12, None));
+    }
+
+    /// A refused order takes nothing from the news that let it pass: their time is as it was, and the next order passes them.
+    #[test]
+    fn news_that_let_another_order_pass_wait_on() {
+        let (now, later) = (Utc::now(), Utc::now() + TimeDelta::hours(1));
+        let mut lane = Lane::new("careem".into(), 7, 4, later, true);
+        lane.join(9, 0, false);
+        let led = lane.led_by(20, now);
+        assert_eq!(led.let_pass, Some((7, later)));
+        let mut led: Lane = serde_json::from_slice(&serde_json::to_vec(&led).unwrap()).unwrap();
+        led.join(25, 0, true);
+        let (_, due_at) = led.let_pass.unwrap();
+        let next = led.clone().advance(now).unwrap();
+        assert_eq!((next.head, next.let_pass, next.due_at), (7, None, now));
+        let next = next.waits_on(due_at, now);
+        assert_eq!((next.head, next.due_at, next.let_pass), (25, now, Some((7, later))));
+        let next = next.advance(now).unwrap().waits_on(due_at, now);
+        assert_eq!(
+            (next.head, next.requests, next.due_at, next.for_creation),
+            (7, 4, later, true)
+        );
+        // The news have ended meanwhile.
+        let rest = led.mended(|event| event == 20, None, now).unwrap();
+        assert_eq!((rest.head, rest.let_pass), (7, None));
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub(super) struct OpenLane {
     branch: Arc<str>,
     /// The revisions before.
     pub(super) past: LanePast,
+    /// The event that is tried again.
+    head: u64,
     /// The oldest event in it, and the oldest one that the log must have for those in it: one that is retried is older than the
     /// request for that.
     oldest: u64,
@@ -46,6 +48,7 @@ impl OpenLane {
             provider: lane.provider.clone(),
             branch: Arc::from(lane.branch_or_provider()),
             past,
+            head: lane.head,
             needs: lane.needs_from(),
             oldest: lane.sequences().min().unwrap_or_default(),
             events: u32::try_from(lane.sequences().count()).unwrap_or(u32::MAX),
@@ -91,6 +94,7 @@ impl LaneTable {
     pub(super) fn put(&mut self, key: OrderKey, mut lane: OpenLane) {
         if let Some(before) = self.open.get(&key) {
             (lane.taken, lane.look) = (before.taken, before.look);
+            lane.is_behind = before.is_behind && before.head == lane.head;
             self.queue.remove(&(before.turn(), key));
             self.oldest.remove(&(before.oldest, key));
             self.retrying.remove(&(before.needs, key));
@@ -203,10 +207,11 @@ impl LaneTable {
         }
     }
 
-    /// Notes that the head of a lane waits for the other lane of its order, until the lane is written again.
-    pub(super) fn note_behind(&mut self, key: OrderKey) {
+    /// Notes whether the head of a lane waits for the other lane of its order. It holds as long as that is the head, also when other events
+    /// join the lane.
+    pub(super) fn note_behind(&mut self, key: OrderKey, is_behind: bool) {
         if let Some(lane) = self.open.get_mut(&key) {
-            lane.is_behind = true;
+            lane.is_behind = is_behind;
         }
     }
 
@@ -273,8 +278,29 @@ mod tests {
             creations: None,
             retried: Vec::new(),
             branch: None,
+            let_pass: None,
         };
         OpenLane::new(revision, LanePast::default(), &lane)
+    }
+
+    #[test]
+    fn a_head_waits_for_the_other_lane_until_it_is_tried_or_another_leads() {
+        let mut table = LaneTable::default();
+        let lane = |head: u64, waiting: &[u64]| {
+            let mut lane = Lane::new("careem".into(), head, 0, at(5), false);
+            waiting.iter().for_each(|event| lane.join(*event, 0, false));
+            OpenLane::new(1, LanePast::default(), &lane)
+        };
+        table.put(key(1), lane(7, &[]));
+        assert!(!table.is_behind(key(1)));
+        table.note_behind(key(1), true);
+        table.put(key(1), lane(7, &[9]));
+        assert!(table.is_behind(key(1)), "an event joined");
+        table.note_behind(key(1), false);
+        assert!(!table.is_behind(key(1)));
+        table.note_behind(key(1), true);
+        table.put(key(1), lane(9, &[]));
+        assert!(!table.is_behind(key(1)), "another head");
     }
 
     #[test]
@@ -404,6 +430,7 @@ mod tests {
             creations: None,
             retried: Vec::new(),
             branch: None,
+            let_pass: None,
         };
         assert_eq!(table.parked(), (0, None));
         table.put(key(1), OpenLane::new(1, LanePast::default(), &lane(&[9, 12])));

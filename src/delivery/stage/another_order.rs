@@ -36,9 +36,7 @@ fn look_again() -> TimeDelta {
 /// Writes the lane of an event that is parked.
 pub(super) async fn put_parked(lanes: &Lanes, key: OrderKey, lane: &Lane, parking: Parking) -> anyhow::Result<()> {
     lanes.put(key, lane).await?;
-    if parking.cause == ParkCause::OtherLane {
-        lanes.note_behind(key);
-    }
+    lanes.note_behind(key, parking.cause == ParkCause::OtherLane);
     Ok(())
 }
 
@@ -88,7 +86,7 @@ impl<S: Stage> Worker<S> {
     }
 
     /// Has the order's other lane looked at, of which an event has ended: what is at the head there may wait for that. `is_created`: the
-    /// backend has the order now, for which news there may wait.
+    /// backend may have the order now, for which news there may wait.
     pub(super) fn wake_other_lane(&self, context: &TaskContext, event: &Recorded, is_created: bool) {
         let lanes = context.lanes.as_ref().filter(|lanes| !lanes.is_empty());
         if let Some((lanes, key)) = lanes.zip(OrderKey::beside(event))
@@ -98,7 +96,7 @@ impl<S: Stage> Worker<S> {
         }
     }
 
-    /// Makes a lane due now if it is to be looked at and its head need not wait: it waits for its order, which may be there, or for the
+    /// Makes a lane due now if it is to be looked at and its head need not wait: it waits for its order, which is there, or for the
     /// other lane, or another order waits behind it. False if it is left as it is.
     pub(super) async fn look(&self, key: OrderKey, lane: &Lane, context: &TaskContext) -> anyhow::Result<bool> {
         let lanes = self.lanes(context)?;
@@ -108,7 +106,7 @@ impl<S: Stage> Worker<S> {
         let Ok(head) = self.event_in(key, lane, lane.head).await? else {
             return Ok(false);
         };
-        let is_free = lane.for_creation || lanes.is_behind(key);
+        let is_free = lanes.is_behind(key) || lane.for_creation && self.has_order_of(&head).await? == Some(true);
         // What is tried soon anyway is left alone: two lanes must not have each other tried without a pause.
         let is_far = lane.due_at > Utc::now() + look_again();
         let is_due = is_free || (is_far && self.another_order_behind(key, lane, &head).await?.is_some());
@@ -119,6 +117,29 @@ impl<S: Stage> Worker<S> {
         let due_at = Utc::now();
         lanes.put(key, &Lane { due_at, ..lane.clone() }).await?;
         Ok(true)
+    }
+
+    /// A lane without its head, which has ended; none if nothing else is in it. News that let the head pass keep their time if it was not
+    /// their order, or did not create it: each announcement that the backend refuses, or another branch's, would use up one of their attempts.
+    pub(super) async fn without_head(&self, key: OrderKey, lane: Lane) -> anyhow::Result<Option<Lane>> {
+        let let_pass = lane.let_pass;
+        let Some(lane) = lane.advance(Utc::now()) else {
+            return Ok(None);
+        };
+        if let Some((_, due_at)) = let_pass.filter(|(news, _)| *news == lane.head)
+            && let Ok(news) = self.event_in(key, &lane, lane.head).await?
+            && self.has_order_of(&news).await? == Some(false)
+        {
+            return Ok(Some(lane.waits_on(due_at, Utc::now())));
+        }
+        Ok(Some(lane))
+    }
+
+    async fn has_order_of(&self, news: &Recorded) -> anyhow::Result<Option<bool>> {
+        match self.body_of(news.clone()).await? {
+            Some(body) => self.stage.has_order_of(&body).await,
+            None => Ok(None),
+        }
     }
 
     /// What becomes of the head of a lane after an attempt, where another order waits behind it. After a failed attempt it is given up. A
@@ -135,7 +156,7 @@ impl<S: Stage> Worker<S> {
         let &Attempted::Parked(requests, parking) = &attempted else {
             return Ok(attempted);
         };
-        let has_failed = requests > lane.requests;
+        let has_failed = parking.has_failed;
         let is_untried = !has_failed && parking.cause == ParkCause::Untried;
         if is_untried || parking.for_creation || context.handed_over.load(Ordering::Relaxed) {
             return Ok(attempted);
@@ -196,7 +217,7 @@ impl<S: Stage> Worker<S> {
     }
 
     /// What an event is about: a request for a retry names its body. None if that is not on the log any more.
-    async fn body_of(&self, event: Recorded) -> anyhow::Result<Option<Recorded>> {
+    pub(super) async fn body_of(&self, event: Recorded) -> anyhow::Result<Option<Recorded>> {
         let Some(sequence) = retried(&event) else {
             return Ok(Some(event));
         };

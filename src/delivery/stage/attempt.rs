@@ -19,10 +19,11 @@ use super::{
     Stage, Worker,
     action::{EventAction, is_ours, note, retried},
     another_order::put_parked,
+    apart::keeps_lane,
     cause_names::outcome_of,
     doubt::Doubt,
     fair_share::{FairShare, WorkKind},
-    given_up::{panicked, superseded_end, without_room},
+    given_up::{panicked, superseded_end},
     join::{Joined, join, wait_in_doubt},
     permission::{RequestPermission, RequestsInFlight},
     rebuild::mend,
@@ -139,8 +140,11 @@ impl<S: Stage> Worker<S> {
             let joined = if context.doubt.holds(key, || self.stage.before(&item.event)) {
                 Some(wait_in_doubt::<S>(lanes, key, &item).await?)
             } else if lanes.is_open(key) {
+                if self.stands_apart(lanes, key, &item).await? {
+                    return Box::pin(self.settle_apart(key, item, context, done)).await;
+                }
                 let hastens = self.hastens(lanes, key, &item.event).await?;
-                Some(join::<S>(lanes, key, &item.event, hastens).await?)
+                Some(join::<S>(lanes, key, (&item.event, item.requests), hastens).await?)
             } else {
                 None
             };
@@ -178,7 +182,7 @@ impl<S: Stage> Worker<S> {
 
     /// Acknowledges an event that joined its order's lane, or found no room there. False if the hub goes down before that is
     /// recorded.
-    async fn joined(
+    pub(super) async fn joined(
         &self,
         key: OrderKey,
         item: &QueuedEvent,
@@ -198,42 +202,6 @@ impl<S: Stage> Worker<S> {
             Box::pin(self.settle_lane(key, context, done)).await?;
         }
         Ok(true)
-    }
-
-    /// Records that an event finds no room in its order's lane. False if the hub goes down before it is recorded.
-    async fn record_without_room(
-        &self,
-        recorded: &Recorded,
-        requests: u32,
-        waiting: usize,
-        context: &TaskContext,
-    ) -> anyhow::Result<bool> {
-        let end = |event: &Recorded| without_room::<S>(event, requests, waiting);
-        self.record_out_of_turn(recorded, 0, end, context).await
-    }
-
-    /// Records the end of an event that does not have its turn. False if the hub goes down before it is recorded, or if this
-    /// version cannot end it.
-    pub(super) async fn record_out_of_turn(
-        &self,
-        recorded: &Recorded,
-        requests: u32,
-        end: impl Fn(&Recorded) -> NewEvent,
-        context: &TaskContext,
-    ) -> anyhow::Result<bool> {
-        if S::only_wakes(recorded.envelope.event_type) {
-            return Ok(true);
-        }
-        let end = match self.order(recorded.clone(), requests).await? {
-            EventAction::Handle(event) => end(&event),
-            EventAction::NotOurs => return Ok(true),
-            EventAction::Left => return Ok(false),
-            EventAction::Gone(sequence, is_there) => gone(recorded, S::NAME, sequence, is_there),
-            EventAction::Superseded(event, newer) => superseded_end::<S>(&event, &newer),
-        };
-        let is_recorded = self.record(context, recorded.sequence, vec![end]).await;
-        self.wake_other_lane(context, recorded, false);
-        Ok(is_recorded)
     }
 
     /// Works on a lane for as long as what is in it is due.
@@ -284,7 +252,7 @@ impl<S: Stage> Worker<S> {
                         }
                     }
                 }
-                Attempted::Ended => match lane.advance(Utc::now()) {
+                Attempted::Ended => match self.without_head(key, lane).await? {
                     Some(lane) => lanes.put(key, &lane).await?,
                     None => lanes.end(key).await?,
                 },
@@ -346,7 +314,7 @@ impl<S: Stage> Worker<S> {
     }
 
     /// Handles an event until it ended, or is to be parked; what follows is recorded.
-    async fn attempt(
+    pub(super) async fn attempt(
         &self,
         recorded: Recorded,
         mut requests: u32,
@@ -358,6 +326,7 @@ impl<S: Stage> Worker<S> {
             Ok(event) => event,
             Err(attempted) => return Ok(attempted),
         };
+        let mut has_failed = false;
         loop {
             // The permission ends with the attempt, once what follows is recorded.
             let (permission, handled) = match self.handle_once(about, &event, requests, kind, context).await? {
@@ -365,7 +334,8 @@ impl<S: Stage> Worker<S> {
                 Err(attempted) => return Ok(attempted),
             };
             self.hasten_other_lane(context, &event, &handled).await?;
-            match settle(handled, Utc::now(), context.crowded.load(Ordering::Relaxed)) {
+            let crowded = context.crowded.load(Ordering::Relaxed) || keeps_lane(context, (kind, &event), &handled);
+            match settle(handled, Utc::now(), crowded) {
                 Settlement::Done(events) => {
                     let is_created = |one: &NewEvent| one.envelope.event_type == EventType::OrderForwarded;
                     let is_created = S::creates(&event) && events.iter().any(is_created);
@@ -373,7 +343,8 @@ impl<S: Stage> Worker<S> {
                     self.wake_other_lane(context, &event, is_created);
                     return Ok(ended);
                 }
-                Settlement::Again(events, pause) => {
+                Settlement::Again(events, pause, is_trial) => {
+                    has_failed |= !is_trial;
                     if !self.record(context, about, events).await {
                         return Ok(Attempted::Stopped);
                     }
@@ -382,7 +353,8 @@ impl<S: Stage> Worker<S> {
                     drop(permission);
                     pause_unless(&context.halt, pause).await;
                 }
-                Settlement::Park(events, parking, attempts) => {
+                Settlement::Park(events, mut parking, attempts) => {
+                    parking.has_failed |= has_failed;
                     if !self.record(context, about, events).await {
                         return Ok(Attempted::Stopped);
                     }
@@ -399,7 +371,10 @@ impl<S: Stage> Worker<S> {
                         return self.end_aged(context, about, &event, requests).await;
                     }
                 }
-                Settlement::Defer(parking) => return self.park(context, about, &event, (requests, parking)).await,
+                Settlement::Defer(mut parking) => {
+                    parking.has_failed |= has_failed;
+                    return self.park(context, about, &event, (requests, parking)).await;
+                }
             }
         }
     }
@@ -412,6 +387,7 @@ impl<S: Stage> Worker<S> {
         context: &TaskContext,
     ) -> anyhow::Result<Result<Box<Recorded>, Attempted>> {
         if context.has_ended(&recorded) {
+            self.wake_other_lane(context, &recorded, S::creates(&recorded));
             return Ok(Err(Attempted::Ended));
         }
         let about = recorded.sequence;

@@ -4,7 +4,7 @@
 use async_nats::jetstream::consumer::PullConsumer;
 use chrono::{DateTime, Utc};
 
-use super::{floor, tenure::Tenure};
+use super::{Stage, Worker, attempt::TaskContext, due, floor, gauges::Gauges, in_flight::InFlight, tenure::Tenure};
 use crate::journal::{EVENTS, connection::Connection, read::appended_at, streams};
 
 /// The result of a check.
@@ -51,4 +51,25 @@ pub(super) async fn look(
         handed_out: info.delivered.consumer_sequence,
         oldest,
     }))
+}
+
+impl<S: Stage> Worker<S> {
+    /// Checks that all messages of the consumer arrive here, and updates the gauges.
+    pub(super) fn note(
+        &self,
+        seen: &ConsumerState,
+        context: &TaskContext,
+        in_flight: &mut InFlight,
+        gauges: &mut Gauges,
+    ) -> anyhow::Result<()> {
+        let taking = in_flight.queue.has_room() && self.stage.is_ready();
+        in_flight.gaps.compare(seen.handed_out, taking)?;
+        let stopped_by = self.stage.is_held_up().then_some(S::WAITS_FOR);
+        gauges.note(seen, context, in_flight, stopped_by);
+        let parked = |branch: &str| context.lanes.as_ref().map_or(0, |lanes| lanes.parked_of(branch));
+        self.stage
+            .waiting(&|branch| in_flight.queue.events_of(branch) + parked(branch));
+        due::take_up_aged(self.journal.identity().aged_up_to(), context, in_flight);
+        Ok(())
+    }
 }

@@ -23,14 +23,14 @@ pub(super) enum Joined {
     Full(usize),
 }
 
-/// Lets an event wait in its order's lane. `hastens`: the head is tried at once, because the event is of another order.
+/// Lets an event wait in its order's lane, with the requests that were made for it. `hastens`: the head is tried at once, because the event is of another order.
 ///
 /// # Errors
 /// If NATS does not answer, or another writer writes the lane.
 pub(super) async fn join<S: Stage>(
     lanes: &Lanes,
     key: OrderKey,
-    event: &Recorded,
+    (event, requests): (&Recorded, u32),
     hastens: bool,
 ) -> anyhow::Result<Joined> {
     let Some(mut lane) = lanes.get(key).await? else {
@@ -41,13 +41,14 @@ pub(super) async fn join<S: Stage>(
     }
     if lane.for_creation && S::creates(event) {
         note(&mut lane, event);
-        lanes.put(key, &lane.led_by(event.sequence, Utc::now())).await?;
+        let led = lane.led_by(event.sequence, Utc::now());
+        lanes.put(key, &Lane { requests, ..led }).await?;
         return Ok(Joined::Leads);
     }
     if hastens {
         lane.due_at = lane.due_at.min(Utc::now());
     }
-    wait_in::<S>(lanes, key, lane, event, 0).await
+    wait_in::<S>(lanes, key, lane, event, requests).await
 }
 
 /// Lets an event wait in its order's lane, or in a new one, while it is not known what should be in it. What it may lead or wake

@@ -146,6 +146,7 @@ impl RecoveryScan {
                     until,
                     for_creation,
                     cause: ParkCause::Failed,
+                    has_failed: false,
                 });
             }
             return;

@@ -82,9 +82,19 @@ impl Said {
         matches!(self.says, Says::Order(_)) && (self.end.is_created() || self.end == End::Uncertain)
     }
 
-    /// Whether this word calls off an announcement, which is not sent any more then.
-    pub fn calls_off_announcement(&self, announcement: &Self) -> bool {
-        self.calls_off() && self.is_after(announcement)
+    /// Whether this word calls off an announcement, which is not sent any more then. It does not if the number was used again between the two:
+    /// it calls off the order that was announced last before it. `history` holds the announcements in between, as far as they are known.
+    pub fn calls_off_announcement(&self, announcement: &Self, history: &[Self]) -> bool {
+        if !self.calls_off() || !self.is_after(announcement) {
+            return false;
+        }
+        let is_between = |said: &&Self| {
+            let is_announcement = matches!(said.says, Says::Order(_));
+            is_announcement && said.is_after(announcement) && self.is_after(said)
+        };
+        let between = history.iter().filter(is_between);
+        let last = between.reduce(|last, said| if said.is_after(last) { said } else { last });
+        last.is_none_or(|last| !last.is_of_another_order(announcement))
     }
 
     /// Whether it replaces an older status.
@@ -174,7 +184,7 @@ fn has_told_nothing(said: &Said, history: &[Said]) -> bool {
 
 /// A later word that calls the order off.
 fn called_off(own: &Said, history: &[Said]) -> Option<usize> {
-    (0..history.len()).rfind(|at| history[*at].is_after(own) && history[*at].calls_off())
+    (0..history.len()).rfind(|at| history[*at].calls_off_announcement(own, history))
 }
 
 /// A later word about the order's lines, or that there is nothing to make any more.

@@ -51,14 +51,10 @@ impl OrderIdentity {
             let Some(other) = self.orders.read(event, found).await? else {
                 continue;
             };
-            if is_same_branch(&other, event) || other.envelope.principal.branch().is_some() {
-                continue;
-            }
-            if other.envelope.root_id == event.envelope.root_id {
-                return Ok(Some(end(event, &other, DUPLICATE_WEBHOOK)));
-            }
-            if is_of_merchant(&other, event) && !body::are_two_orders(&other.payload, &event.payload) {
-                return Ok(Some(end(event, &other, DUPLICATE_ORDER)));
+            if !is_same_branch(&other, event) && was_moved(&other, event) {
+                let is_repeat = other.envelope.root_id == event.envelope.root_id;
+                let reason = if is_repeat { DUPLICATE_WEBHOOK } else { DUPLICATE_ORDER };
+                return Ok(Some(end(event, &other, reason)));
             }
         }
         Ok(None)
@@ -83,6 +79,23 @@ fn end(event: &Recorded, other: &Recorded, reason: &str) -> Ignored {
         sequence: is_duplicate.then_some(event.sequence),
         differs: is_duplicate && difference(),
     }
+}
+
+/// Whether two events with one number are of two branches, and of two orders: neither waits for the other.
+pub(in crate::forward) fn are_apart(one: &Recorded, other: &Recorded) -> bool {
+    let branches = one.envelope.branch.as_ref().zip(other.envelope.branch.as_ref());
+    branches.is_some_and(|(one, other)| one != other) && !was_moved(one, other)
+}
+
+/// Whether two announcements at two branches are about one order, whose merchant was moved: they come of one webhook, or both name the merchant
+/// and are not about two orders. What a branch's secret proved is that branch's.
+pub(super) fn was_moved(one: &Recorded, other: &Recorded) -> bool {
+    let is_proven = |event: &Recorded| event.envelope.principal.branch().is_some();
+    if is_proven(one) || is_proven(other) {
+        return false;
+    }
+    one.envelope.root_id == other.envelope.root_id
+        || is_of_merchant(one, other) && !body::are_two_orders(&one.payload, &other.payload)
 }
 
 fn is_of_merchant(one: &Recorded, other: &Recorded) -> bool {

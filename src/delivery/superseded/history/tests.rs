@@ -117,6 +117,18 @@ fn a_later_word_supersedes_an_older_one() {
         ("1 order £2", "2 cancelled Refused", Some(CalledOff)),
         ("1 order £2", "2 cancelled NothingToCancel", Some(CalledOff)),
         ("2 order £2", "1 cancelled Told", None),
+        ("1 order £2", "2 another £3 Refused, 3 cancelled Refused", None),
+        ("1 order £2", "2 cancelled Told, 3 another £3 Refused", Some(CalledOff)),
+        (
+            "1 order £2",
+            "2 another £3 Refused, 3 order £2 Refused, 4 cancelled Told",
+            Some(CalledOff),
+        ),
+        (
+            "2 order £2",
+            "1 order £3 Created, 3 another £4 Differs, 4 cancelled Told",
+            None,
+        ),
         ("1 order £2", "2 ready Refused", None),
         (
             "2 cancelled",

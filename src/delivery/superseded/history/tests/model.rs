@@ -119,7 +119,7 @@ impl Model {
             end: End::Uncertain,
         });
         assert!(
-            !told.any(|said| said.calls_off_announcement(&own)),
+            !told.any(|said| said.calls_off_announcement(&own, &[])),
             "{webhook} is cancelled"
         );
         let (is_done, end) = self.ask((Key::Order, usize::from(webhook)), answer);
@@ -158,7 +158,7 @@ impl Model {
             // The backend does not know the order.
             (Kind::News(status), _) if self.lines.is_none() => {
                 let is_announced = |said: &Said| matches!(said.says, Says::Order(_));
-                let may_be_sent = |said: &Said| said.end == End::Uncertain && !own.calls_off_announcement(said);
+                let may_be_sent = |said: &Said| said.end == End::Uncertain && !own.calls_off_announcement(said, &[]);
                 let announced = || history.iter().filter(|said| is_announced(said));
                 let is_nothing = at.is_some() && status.is_called_off() && announced().next().is_some();
                 if is_nothing && !announced().any(may_be_sent) {
@@ -234,7 +234,8 @@ impl Model {
             let announcement = self.said(other);
             let mut history = self.bodies.iter().map(|body| self.said(*body));
             let is_told = |said: &Said| matches!(said.end, End::Told | End::NothingToCancel | End::LeftOut);
-            let mut is_called_off = || history.any(|said| is_told(&said) && said.calls_off_announcement(&announcement));
+            let mut is_called_off =
+                || history.any(|said| is_told(&said) && said.calls_off_announcement(&announcement, &[]));
             other.end == End::Uncertain && is_announcement && !is_called_off()
         };
         let Some(other) = (0..self.bodies.len()).filter(is_other).find(is_uncertain) else {

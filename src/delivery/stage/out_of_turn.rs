@@ -1,0 +1,48 @@
+//! Ends of events that do not have their turn.
+
+use super::{
+    Stage, Worker,
+    action::EventAction,
+    attempt::TaskContext,
+    given_up::{superseded_end, without_room},
+    unreadable::gone,
+};
+use crate::event::{NewEvent, Recorded};
+
+impl<S: Stage> Worker<S> {
+    /// Records that an event finds no room in its order's lane. False if the hub goes down before it is recorded.
+    pub(super) async fn record_without_room(
+        &self,
+        recorded: &Recorded,
+        requests: u32,
+        waiting: usize,
+        context: &TaskContext,
+    ) -> anyhow::Result<bool> {
+        let end = |event: &Recorded| without_room::<S>(event, requests, waiting);
+        self.record_out_of_turn(recorded, 0, end, context).await
+    }
+
+    /// Records the end of an event that does not have its turn. False if the hub goes down before it is recorded, or if this
+    /// version cannot end it.
+    pub(super) async fn record_out_of_turn(
+        &self,
+        recorded: &Recorded,
+        requests: u32,
+        end: impl Fn(&Recorded) -> NewEvent,
+        context: &TaskContext,
+    ) -> anyhow::Result<bool> {
+        if S::only_wakes(recorded.envelope.event_type) {
+            return Ok(true);
+        }
+        let end = match self.order(recorded.clone(), requests).await? {
+            EventAction::Handle(event) => end(&event),
+            EventAction::NotOurs => return Ok(true),
+            EventAction::Left => return Ok(false),
+            EventAction::Gone(sequence, is_there) => gone(recorded, S::NAME, sequence, is_there),
+            EventAction::Superseded(event, newer) => superseded_end::<S>(&event, &newer),
+        };
+        let is_recorded = self.record(context, recorded.sequence, vec![end]).await;
+        self.wake_other_lane(context, recorded, false);
+        Ok(is_recorded)
+    }
+}

@@ -1,0 +1,142 @@
+//! Whether a number means another order: the provider used it again.
+//!
+//! An announcement is about the order that it announces. News are about the order that their branch announced last before them. News that
+//! came before every announcement overtook their order, so they are about the first one after them.
+
+use super::{OrderIdentity, elsewhere::was_moved, is_same_branch};
+use crate::{
+    delivery::superseded::KnownAcceptances as _,
+    event::{
+        EventType, Recorded,
+        outcome::{ANOTHER_ORDER, ErrorReport, ErrorType},
+    },
+    memory::{EntryState, IndexEntry},
+    order::body,
+};
+
+/// What the backend has of a number, by the orders that are known to be created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NumberAtBackend {
+    /// The order that is meant.
+    Meant,
+    /// Only another order.
+    Another,
+    /// None.
+    Nothing,
+}
+
+impl OrderIdentity {
+    /// Whether an event announces another order than the one that an earlier event of its number is about, and a later one. It does not if
+    /// its webhook came before that event or with it, as far as the memory reaches. An order of another branch is another one, unless its
+    /// merchant was moved.
+    ///
+    /// # Errors
+    /// If the log does not answer.
+    pub(in crate::forward) async fn announces_another(
+        &self,
+        event: &Recorded,
+        earlier: &Recorded,
+    ) -> anyhow::Result<bool> {
+        let (own, other) = (&event.envelope, &earlier.envelope);
+        if own.event_type != EventType::OrderTransformed || !own.is_creation() || own.root_id == other.root_id {
+            return Ok(false);
+        }
+        let known = self.orders.known(event);
+        let first = self.orders.first_acceptance(event, &known, own.root_id).await?;
+        if first.is_some_and(|first| first <= earlier.sequence) {
+            return Ok(false);
+        }
+        let meant = self.meant(earlier).await?;
+        let branches = own.branch.as_ref().zip(other.branch.as_ref());
+        if branches.is_some_and(|(one, other)| one != other) {
+            return Ok(!meant.is_some_and(|meant| was_moved(&meant, event)));
+        }
+        let is_later = own.received_at - other.received_at > self.orders.window();
+        let is_other = |meant: Recorded| {
+            meant.envelope.root_id != own.root_id && body::are_two_orders(&meant.payload, &event.payload)
+        };
+        Ok(is_later || meant.is_some_and(is_other))
+    }
+
+    /// Whether the backend has the order that news are about. Of news that no announcement came before, any order of the branch is theirs.
+    ///
+    /// # Errors
+    /// If the log does not answer.
+    pub(in crate::forward) async fn has_order_of(&self, news: &Recorded) -> anyhow::Result<bool> {
+        Ok(self.orders_of(news).await? == NumberAtBackend::Meant)
+    }
+
+    /// The error of news whose order the backend does not have, while it has another one of the number: it would take them for that one's. A
+    /// person who has them sent again says which order they are about.
+    ///
+    /// # Errors
+    /// If the log does not answer.
+    pub(in crate::forward) async fn told_of_another(&self, news: &Recorded) -> anyhow::Result<Option<ErrorReport>> {
+        if news.is_again || self.orders_of(news).await? != NumberAtBackend::Another {
+            return Ok(None);
+        }
+        let order = &news.envelope.external_order_id;
+        let message = format!(
+            "the backend was not told, because it has another order of number {order} than the one that this is about"
+        );
+        Ok(Some(ErrorReport::new(ErrorType::Validation, ANOTHER_ORDER, message)))
+    }
+
+    /// What the backend has of the number of news, as far as the memory reaches.
+    async fn orders_of(&self, news: &Recorded) -> anyhow::Result<NumberAtBackend> {
+        let (known, meant) = (self.orders.known(news), self.announced_before(news).await?);
+        let mut has = NumberAtBackend::Nothing;
+        for found in known
+            .of_branch()
+            .filter(|found| found.state == EntryState::CreationForwarded)
+        {
+            let Some(created) = self.announced_at(news, found).await? else {
+                continue;
+            };
+            let is_other = meant
+                .as_ref()
+                .is_some_and(|meant| body::are_two_orders(&meant.payload, &created.payload));
+            if !is_other {
+                return Ok(NumberAtBackend::Meant);
+            }
+            has = NumberAtBackend::Another;
+        }
+        Ok(has)
+    }
+
+    /// The announcement of the order that an event is about; none if none is known.
+    async fn meant(&self, event: &Recorded) -> anyhow::Result<Option<Recorded>> {
+        if event.envelope.is_creation() {
+            return Ok(Some(event.clone()));
+        }
+        let before = self.announced_before(event).await?;
+        if before.is_some() {
+            return Ok(before);
+        }
+        let known = self.orders.known(event);
+        let is_after = |found: &IndexEntry| found.state.is_creation() && found.sequence > event.sequence;
+        for found in known.of_branch().filter(is_after) {
+            if let Some(announced) = self.announced_at(event, found).await? {
+                return Ok(Some(announced));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The last announcement of an event's branch before the event; none if none is known.
+    async fn announced_before(&self, event: &Recorded) -> anyhow::Result<Option<Recorded>> {
+        let known = self.orders.known(event);
+        let is_before = |found: &IndexEntry| found.state.is_creation() && found.sequence < event.sequence;
+        for found in known.of_branch().rev().filter(is_before) {
+            if let Some(announced) = self.announced_at(event, found).await? {
+                return Ok(Some(announced));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn announced_at(&self, event: &Recorded, found: IndexEntry) -> anyhow::Result<Option<Recorded>> {
+        let announced = self.orders.read(event, found).await?;
+        Ok(announced.filter(|announced| is_same_branch(announced, event)))
+    }
+}
