@@ -127,7 +127,7 @@ impl Pulled {
         let found = (info.stream_sequence, info.consumer_sequence);
         anyhow::ensure!(
             found == (place, number),
-            "it brought message {} as its {}th, where {place} was due as the {number}th: somebody else reads by it",
+            "the consumer brought message {} as number {}, and message {place} was due as number {number}: another reader uses it",
             found.0,
             found.1
         );
