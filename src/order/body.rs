@@ -19,7 +19,7 @@ mod summary;
 pub use self::{
     facts::{Facts, facts},
     lines::{changes_only_lines, has_lines},
-    news::{AnnouncedContent, Difference, announced, are_two_orders, as_amendment, as_news},
+    news::{AnnouncedContent, Difference, announced, are_two_orders, as_amendment, as_news, were_placed_apart},
     summary::{summary, zone},
 };
 

@@ -130,6 +130,28 @@ async fn news_of_a_duplicate_that_is_another_order_are_not_told_of_the_first() {
     world.at_end(Ends::forwarded(1).ignored(1).dead_lettered(1)).await;
 }
 
+/// An order is announced again with a shortened name and a masked phone. That is a duplicate for a person to see, and its cancellation is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn news_of_an_order_whose_customer_is_written_in_another_way_are_told() {
+    let tenants = patient_tenants().await;
+    let world = &tenants.outside.world;
+    let id = "CR-71";
+    let by = |name: &str, phone: &str| {
+        let mut body: Value = serde_json::from_str(&order(id)).unwrap();
+        body["customer"]["name"] = json!(name);
+        body["customer"]["phone_number"] = json!(phone);
+        body.to_string()
+    };
+    tenants.say(Platform, B, &by("Lina Haddad", "+962790000000")).await;
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    tenants.say(Platform, B, &by("Lina H.", "+962791111111")).await;
+    let ignored = world.log.payloads(EventType::OrderIgnored, 1).await;
+    assert_eq!(ignored[0]["differs"], true, "{}", ignored[0]);
+    tenants.say(Platform, B, &change(id, "cancelled")).await;
+    world.at_end(Ends::forwarded(2).ignored(1)).await;
+    assert_eq!(tenants.paths_of(id).len(), 2, "the order and its cancellation");
+}
+
 mod long {
     use super::*;
 

@@ -53,7 +53,7 @@ impl OrderIdentity {
         }
         let is_later = own.received_at - other.received_at > self.orders.window();
         let is_other = |meant: Recorded| {
-            meant.envelope.root_id != own.root_id && body::are_two_orders(&meant.payload, &event.payload)
+            meant.envelope.root_id != own.root_id && body::were_placed_apart(&meant.payload, &event.payload)
         };
         Ok(is_later || meant.is_some_and(is_other))
     }
@@ -66,8 +66,8 @@ impl OrderIdentity {
         Ok(self.orders_of(news).await? == NumberAtBackend::Meant)
     }
 
-    /// The error of news whose order the backend does not have, while it has another one of the number: it would take them for that one's. A
-    /// person who has them sent again says which order they are about.
+    /// The error of news whose order the backend does not have, while it has another one of the number, placed at another time: it would
+    /// take the news for that one's. None for news that the backend has and that a person has sent again.
     ///
     /// # Errors
     /// If the log does not answer.
@@ -93,9 +93,10 @@ impl OrderIdentity {
             let Some(created) = self.announced_at(news, found).await? else {
                 continue;
             };
+            // A customer who is written in another way makes a duplicate that a person sees. It must not keep a cancellation from the backend.
             let is_other = meant
                 .as_ref()
-                .is_some_and(|meant| body::are_two_orders(&meant.payload, &created.payload));
+                .is_some_and(|meant| body::were_placed_apart(&meant.payload, &created.payload));
             if !is_other {
                 return Ok(NumberAtBackend::Meant);
             }

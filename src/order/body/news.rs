@@ -65,10 +65,14 @@ impl AnnouncedContent {
     /// A masked phone changes with each message, and a name may be shortened. So only another name with another phone is another
     /// customer.
     pub fn is_of_another_order(&self, other: &Self) -> bool {
-        let times = self.placed_at.zip(other.placed_at);
         let customers = self.customer.as_ref().zip(other.customer.as_ref());
+        self.has_another_time(other) || customers.is_some_and(|(one, two)| one.0 != two.0 && one.1 != two.1)
+    }
+
+    /// Whether it was placed at another time, which no provider writes in two ways, as it does a customer's name.
+    fn has_another_time(&self, other: &Self) -> bool {
+        let times = self.placed_at.zip(other.placed_at);
         times.is_some_and(|(one, two)| (one - two).abs() >= ANOTHER_TIME)
-            || customers.is_some_and(|(one, two)| one.0 != two.0 && one.1 != two.1)
     }
 }
 
@@ -76,6 +80,12 @@ impl AnnouncedContent {
 pub fn are_two_orders(one: &[u8], other: &[u8]) -> bool {
     let both = announced(one).ok().zip(announced(other).ok());
     both.is_some_and(|(one, other)| one.is_of_another_order(&other))
+}
+
+/// Whether the orders of two announcements with one number were certainly placed at two times; false where one of them names none.
+pub fn were_placed_apart(one: &[u8], other: &[u8]) -> bool {
+    let both = announced(one).ok().zip(announced(other).ok());
+    both.is_some_and(|(one, other)| one.has_another_time(&other))
 }
 
 /// Reads what counts of a body, of a new order or of a change (which has no content).
