@@ -27,7 +27,8 @@ pub const NUMBER_USED_AGAIN: &str = "NUMBER_USED_AGAIN";
 pub const NOT_YOURS: &str = "NOT_YOURS";
 /// Code of an order that was called off while it was asked for: the backend may have it.
 pub const CALLED_OFF: &str = "CALLED_OFF";
-/// Code of a status that waited until its number meant another order, and of news whose number means another order to the backend.
+/// Code of a status that waited while its order number was used again, and of news of an order that the backend does not have, while it
+/// has another one with the number.
 pub const ANOTHER_ORDER: &str = "ANOTHER_ORDER";
 /// Code of news about an order number that several branches have, without a branch.
 pub const ORDER_AMBIGUOUS: &str = "ORDER_AMBIGUOUS";

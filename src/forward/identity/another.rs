@@ -66,8 +66,8 @@ impl OrderIdentity {
         Ok(self.orders_of(news).await? == NumberAtBackend::Meant)
     }
 
-    /// The error of news whose order the backend does not have, while it has another one of the number, placed at another time: it would
-    /// take the news for that one's. None for news that the backend has and that a person has sent again.
+    /// An error if the backend does not have the order of news, but another order with the number that was placed at another time. The
+    /// backend would apply the news to that order. None for news that the backend has and that a person sends again.
     ///
     /// # Errors
     /// If the log does not answer.

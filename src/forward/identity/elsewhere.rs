@@ -87,8 +87,8 @@ pub(in crate::forward) fn are_apart(one: &Recorded, other: &Recorded) -> bool {
     branches.is_some_and(|(one, other)| one != other) && !was_moved(one, other)
 }
 
-/// Whether two announcements at two branches are about one order, whose merchant was moved: they come of one webhook, or both name the merchant
-/// and are not about two orders. What a branch's secret proved is that branch's.
+/// Whether two announcements for two branches are about one order, because its merchant was moved. They are if they come from one webhook, or
+/// if both name the same merchant and nothing shows two orders. An order that a branch's secret proved stays with that branch.
 pub(super) fn was_moved(one: &Recorded, other: &Recorded) -> bool {
     let is_proven = |event: &Recorded| event.envelope.principal.branch().is_some();
     if is_proven(one) || is_proven(other) {

@@ -1,10 +1,10 @@
 //! Reads much of the log by a durable consumer.
 //!
 //! A direct get costs NATS some 18 µs of CPU for each message, a message of a consumer 6 µs (measured with 2.15.1, events of 1.7 KB), and
-//! it carries fewer headers. So what reads from one place to another far behind it has a consumer of its own, which is reset to the place
-//! (`$JS.API.CONSUMER.RESET`) and acknowledges nothing. [`LogReader`](super::LogReader) uses it only where it must find exactly what direct
-//! gets find. In every other case it goes on with those: when the consumer does not exist, as before `streams apply` of this version; when
-//! the user may not reset it; when the server does not know that request; and when somebody else reads by it at the same time.
+//! it has fewer headers. So a reader of a long part of the log has a consumer of its own. The reader resets the consumer to a place
+//! (`$JS.API.CONSUMER.RESET`), and acknowledges nothing. [`LogReader`](super::LogReader) accepts a message only if it directly follows the one
+//! before. Otherwise it continues with direct gets. It also does so if the consumer does not exist, which is so before `streams apply` of this
+//! version, if the user may not reset it, if the server does not know the request, or if another reader uses the consumer.
 
 use anyhow::{Context as _, bail};
 use async_nats::{

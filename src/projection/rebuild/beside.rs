@@ -45,7 +45,7 @@ pub(crate) enum Group {
     All,
     /// The platform's.
     Platforms,
-    /// The hub's own, whose rows follow from the events and from no other table.
+    /// The hub's own. Their rows depend on the events alone, not on another table.
     Own,
 }
 

@@ -61,7 +61,10 @@ mod tests {
         let is_new = |what: &str, key| !seen.may_be_there(what, key);
         assert!(is_new("orders", ("careem", "CR-1")) && !is_new("orders", ("careem", "CR-1")));
         assert!(is_new("webhooks", ("careem", "CR-1")) && is_new("orders", ("talabat", "CR-1")));
-        assert!(is_new("orders", ("caree", "mCR-1")), "the parts are told apart");
+        assert!(
+            is_new("orders", ("caree", "mCR-1")),
+            "the provider and the number are compared separately"
+        );
         seen.end();
         assert!(seen.may_be_there("orders", ("careem", "CR-2")));
     }
