@@ -41,10 +41,16 @@ async fn callers_do_not_take_the_last_descriptor() {
     let (mut early, body) = (Raw::connect(hub.address()).await, order("CR-early"));
     let body = format!("{}{}", " ".repeat(PADDING), body);
     let signature = format!("x-careem-signature: {}", sign(SECRET, body.as_bytes()));
-    let headers = [signature.as_str(), "x-merchant-id: merchant-1"];
+    let headers = [
+        signature.as_str(),
+        "x-merchant-id: merchant-1",
+        "expect: 100-continue",
+    ];
     let whole = request("POST", "/api/webhooks/careem", &headers, &body);
     let (first, mut rest) = whole.split_at(whole.len() - PADDING);
     early.write(first).await;
+    // Its head was read: until then, the crowd may take its place.
+    assert_eq!(early.answer().await.unwrap().status, 100);
     let crowd = join_all((0..LIMIT).map(|_| TcpStream::connect(hub.address()))).await;
     eventually("connections wait", PATIENCE, async || {
         // More than the least rate of a body.
