@@ -7,6 +7,7 @@
 mod another_order;
 mod apart;
 mod lists;
+mod news_first;
 mod numbers;
 mod two_lanes;
 mod told;

@@ -41,11 +41,7 @@ async fn callers_do_not_take_the_last_descriptor() {
     let (mut early, body) = (Raw::connect(hub.address()).await, order("CR-early"));
     let body = format!("{}{}", " ".repeat(PADDING), body);
     let signature = format!("x-careem-signature: {}", sign(SECRET, body.as_bytes()));
-    let headers = [
-        signature.as_str(),
-        "x-merchant-id: merchant-1",
-        "expect: 100-continue",
-    ];
+    let headers = [signature.as_str(), "x-merchant-id: merchant-1", "expect: 100-continue"];
     let whole = request("POST", "/api/webhooks/careem", &headers, &body);
     let (first, mut rest) = whole.split_at(whole.len() - PADDING);
     early.write(first).await;

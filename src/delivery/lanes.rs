@@ -37,7 +37,10 @@ use self::{
     table::{LaneTable, OpenLane},
     writer::LaneWrite,
 };
-pub use self::{lane::Lane, writer::LaneWriter};
+pub use self::{
+    lane::{Lane, TriedEvent},
+    writer::LaneWriter,
+};
 use crate::{
     event::stage::LaneNamespace,
     journal::{
@@ -123,7 +126,7 @@ impl Lanes {
             parked(&lane.provider).increment(1.0);
             table.put(*key, OpenLane::new(found[key].revision, found[key].past.clone(), lane));
             // The instance before may have recorded the order that it waits for, and not have said so here.
-            if lane.for_creation {
+            if lane.for_creation || lane.tried.iter().any(|event| event.for_creation) {
                 table.look_at(*key);
             }
         }
@@ -213,6 +216,11 @@ impl Lanes {
     /// Whether that was noted of the present head.
     pub fn is_behind(&self, key: OrderKey) -> bool {
         self.table().is_behind(key)
+    }
+
+    /// Whether an event behind the head of a lane was tried before.
+    pub fn has_tried(&self, key: OrderKey) -> bool {
+        self.table().get(key).is_some_and(|lane| lane.has_tried)
     }
 
     /// Whether that was said of a lane that the caller works on, since this was asked last.

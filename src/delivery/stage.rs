@@ -27,6 +27,8 @@ mod handover;
 mod work_queue;
 mod join;
 mod leaving;
+mod let_pass;
+mod queued_behind;
 mod newer_version;
 mod out_of_turn;
 mod log_lines;
@@ -373,6 +375,7 @@ impl<S: Stage> Worker<S> {
             halt: halt.clone(),
             shares: FairShare::default(),
             crowded: AtomicBool::new(false),
+            behind: Arc::default(),
             doubt: doubt.unwrap_or_default(),
         }
     }
@@ -415,7 +418,7 @@ impl<S: Stage> Worker<S> {
             },
         };
         let mut freed = pin!(handover::freed(connection, term.tenure.at_work(), words, open_work.end));
-        let mut in_flight = InFlight::of::<S>(open_work);
+        let mut in_flight = InFlight::of::<S>(open_work, &context);
         let mut at_work = FuturesUnordered::new();
         let begin = |task| self.settle(task, &context);
         // Boxed, because the future is large.

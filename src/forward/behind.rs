@@ -1,9 +1,14 @@
 //! Events that wait for an earlier one of their order that stands in another lane: an order and its cancellation may be proven by different
 //! secrets, and what a branch's secret proved has lanes of its own.
 //!
-//! Each event has a turn: its place on the log, or that of the request by which a person had it taken up again. An event waits for those with
-//! an earlier turn. An announcement waits for announcements only: news may wait for it. News that wait for other news let an announcement in
-//! their own lane pass, because those may wait for the order. Otherwise the two lanes could wait for each other.
+//! Each event has a turn: its place on the log, or that of the request by which a person had it taken up again. News wait for all events with
+//! an earlier turn. News that wait for other news let an announcement in their own lane pass, because those may wait for the order.
+//!
+//! An announcement waits for earlier announcements. It waits for earlier news only if it announces another order than they are about and the
+//! backend has theirs: the backend would apply them to the newer order otherwise. It does not wait if the first of the earlier news stands in
+//! its own lane, because that one let it pass, or waits for an order that is not there. So no circle of waiting events can form: an event
+//! waits for a later turn only behind an announcement that it let pass, and gets its place back when its order is there
+//! (`delivery::stage::another_order`).
 
 use std::time::Duration;
 
@@ -29,8 +34,8 @@ const MOST_BEHIND: Duration = Duration::from_secs(30);
 enum Awaited {
     /// This announcement, perhaps with others and news.
     Announcement(Box<Recorded>),
-    /// News alone.
-    News,
+    /// News alone; these are the first of them.
+    News(Box<Recorded>),
 }
 
 /// When an event is next for its order, and since when it waits.
@@ -56,17 +61,19 @@ impl Forward {
             .unwrap_or_default();
         Err(Failure::OtherLane {
             after: (waited / 8).clamp(LEAST_BEHIND, MOST_BEHIND),
-            for_creation: matches!(awaited, Awaited::News),
+            for_creation: matches!(awaited, Awaited::News(_)) && !event.envelope.is_creation(),
         })
     }
 
-    /// The lane of an announcement that an event waits for, if the event announces another order.
+    /// The lane of an event that an announcement waits for, if it announces another order than that event is about.
     ///
     /// # Errors
     /// If the log does not answer.
     pub(super) async fn lane_of_another(&self, event: &Recorded) -> anyhow::Result<Option<OrderKey>> {
-        let Some(Awaited::Announcement(earlier)) = self.awaited(event).await? else {
-            return Ok(None);
+        let earlier = match self.awaited(event).await? {
+            None => return Ok(None),
+            Some(Awaited::News(earlier)) => return Ok(Some(OrderKey::of(&earlier))),
+            Some(Awaited::Announcement(earlier)) => earlier,
         };
         let is_another = self.identity.announces_another(event, &earlier).await?;
         Ok(is_another.then(|| OrderKey::of(&earlier)))
@@ -95,21 +102,20 @@ impl OrderIdentity {
         }
     }
 
-    /// Whether an event of the same order with an earlier turn stands in another lane and has no outcome yet. The secret
+    /// What an event waits for: events of the same order with an earlier turn that stand in another lane and have no outcome yet. The secret
     /// that proved a webhook decides the lane, and not the order. What was accepted, and taken up, longer ago than `longest` is not waited for.
     async fn awaited_in_another_lane(&self, event: &Recorded, longest: TimeDelta) -> anyhow::Result<Option<Awaited>> {
         let (own, is_creation, turn) = (OrderKey::of(event), event.envelope.is_creation(), self.turn_of(event));
         let known = self.orders.known(event);
-        let mut awaited = None;
+        let mut first_news: Option<(u64, Recorded)> = None;
         for found in known.of_branch() {
-            let counts = found.state.is_creation() || !is_creation;
-            let Some((place, taken_up_at)) = self.pending(&found).filter(|_| counts) else {
+            let Some((place, taken_up_at)) = self.pending(&found) else {
                 continue;
             };
             if place >= turn.place || found.sequence == event.sequence {
                 continue;
             }
-            // An announcement also waits for one of another day: the backend must get the newer order last.
+            // An announcement also waits for events of another day: the backend must get the newer order last.
             let earlier = match is_creation {
                 true => self.orders.read_whenever(event, found).await?,
                 false => self.orders.read(event, found).await?,
@@ -118,14 +124,26 @@ impl OrderIdentity {
                 continue;
             };
             let since = taken_up_at.unwrap_or(earlier.envelope.received_at);
-            if Utc::now() - since <= longest && is_same_branch(&earlier, event) && OrderKey::of(&earlier) != own {
-                if found.state.is_creation() {
-                    return Ok(Some(Awaited::Announcement(Box::new(earlier))));
+            let is_own_lane = OrderKey::of(&earlier) == own;
+            if Utc::now() - since > longest || !is_same_branch(&earlier, event) || is_own_lane && !is_creation {
+                continue;
+            }
+            if !found.state.is_creation() {
+                if first_news.as_ref().is_none_or(|(first, _)| place < *first) {
+                    first_news = Some((place, earlier));
                 }
-                awaited = Some(Awaited::News);
+            } else if !is_own_lane {
+                return Ok(Some(Awaited::Announcement(Box::new(earlier))));
             }
         }
-        Ok(awaited)
+        let Some((_, news)) = first_news else {
+            return Ok(None);
+        };
+        let is_awaited = !is_creation
+            || OrderKey::of(&news) != own
+                && self.has_order_of(&news).await?
+                && self.announces_another(event, &news).await?;
+        Ok(is_awaited.then(|| Awaited::News(Box::new(news))))
     }
 
     /// An announcement in another lane, without an outcome, that waits for this earlier event and is of another order than that.

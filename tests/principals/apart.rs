@@ -2,7 +2,7 @@
 
 use super::{
     another_order::away,
-    two_lanes::{corrected, of_another_day, patient_tenants},
+    two_lanes::{of_another_day, patient_tenants},
     *,
 };
 use crate::{harness::backend::ORDERS, identity::announced};
@@ -61,16 +61,103 @@ async fn news_do_not_wait_behind_another_branchs_order() {
     assert_eq!(world.lanes().await.len(), 1, "A's order waits on");
 }
 
-/// Both branches' orders with a number cannot be taken. The one that came later does not wait for the retries of the other one, though a lane has
-/// one due time.
+/// The backend cannot take branch A's order for an hour, nor branch B's with the number for a second. B's does not wait for A's, nor does what comes
+/// of it: its cancellation, which the backend cannot take at first either, and a second announcement.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_that_fails_beside_another_branchs_joins_its_lane() {
+async fn an_order_that_fails_beside_another_branchs_is_tried_at_its_own_time() {
     let tenants = patient_tenants().await;
     let world = &tenants.outside.world;
-    let id = "CR-73";
+    let id = "CR-74";
+    let soon = || Said::Say(503, String::new(), vec![("retry-after", "11".into())]);
+    world.backend.next_for(id, [away(), soon()]);
+    tenants.say(Platform, A, &order(id)).await;
+    world.has_parked(1).await;
+    tenants.say(Platform, B, &of_another_day(id)).await;
+    world.log.wait_for(EventType::OrderForwardFailed, 2).await;
+    tenants.say(Platform, B, &change(id, "preparing")).await;
+    let forwarded = world.log.wait_for(EventType::OrderForwarded, 2).await;
+    let took = forwarded[0].envelope.time - forwarded[0].envelope.received_at;
+    assert!(
+        took.num_milliseconds() >= 10_900,
+        "the backend was asked before the time that it named: {took}"
+    );
+    let status = format!("{ORDERS}/{id}/status");
+    assert_eq!(tenants.paths_of(id), [ORDERS, ORDERS, ORDERS, &status]);
+    assert_eq!(world.lanes().await.len(), 1, "A's order waits on");
+    let events = world.log.events().await;
+    let is_dead = |event: EventType| event == EventType::OrderDeadLettered;
+    assert!(!events.iter().any(|one| is_dead(one.envelope.event_type)));
+}
+
+/// News of branch B's order come before it, beside the lane of branch A's order, and wait for it. It passes them.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_passes_its_news_in_another_branchs_lane() {
+    let tenants = patient_tenants().await;
+    let world = &tenants.outside.world;
+    let id = "CR-75";
+    let unknown = || Said::status(404);
+    world
+        .backend
+        .next_for(id, [away(), unknown(), unknown(), unknown(), unknown()]);
+    tenants.say(Platform, A, &order(id)).await;
+    world.has_parked(1).await;
+    tenants.say(Platform, B, &change(id, "cancelled")).await;
+    world.log.wait_for(EventType::OrderForwardFailed, 5).await;
+    tenants.say(Platform, B, &of_another_day(id)).await;
+    world.log.wait_for(EventType::OrderForwarded, 2).await;
+    let told = tenants.paths_of(id);
+    let status = format!("{ORDERS}/{id}/status");
+    assert_eq!(told[5..], [ORDERS.to_owned(), status]);
+    assert_eq!(world.lanes().await.len(), 1, "A's order waits on");
+}
+
+/// The backend cannot take branch A's order, nor yesterday's of branch B with the number. Today's order of B ends the wait of that one, and not of A's.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_order_of_a_branch_does_not_wait_in_another_branchs_lane() {
+    let tenants = patient_tenants().await;
+    let world = &tenants.outside.world;
+    let id = "CR-76";
     world.backend.next_for(id, [away(), away(), away()]);
     tenants.say(Platform, A, &order(id)).await;
     world.has_parked(1).await;
-    tenants.say(Platform, B, &corrected(id)).await;
-    world.at_end(Ends::forwarded(1).dead_lettered(1)).await;
+    tenants.say(Platform, B, &of_another_day(id)).await;
+    world.log.wait_for(EventType::OrderForwardFailed, 2).await;
+    let todays = of_another_day(id).replace("2025-10-04", "2025-10-07");
+    tenants.say(Platform, B, &todays).await;
+    let forwarded = world.log.wait_for(EventType::OrderForwarded, 1).await;
+    assert_eq!(
+        forwarded[0].envelope.branch.as_deref(),
+        world.log.wait_for(EventType::OrderTransformed, 3).await[2]
+            .envelope
+            .branch
+            .as_deref()
+    );
+    let dead = world.log.payloads(EventType::OrderDeadLettered, 1).await;
+    assert_eq!(dead[0]["error"]["code"], "NUMBER_USED_AGAIN", "{}", dead[0]);
+    assert_eq!(world.lanes().await.len(), 1, "A's order waits on");
+}
+
+/// The backend fails for branch A alone, so an order of A waits in memory. Branch B's order with its number does not wait behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_does_not_wait_in_memory_behind_one_of_a_failing_branch() {
+    let tenants = Tenants::new(|more| {
+        more.set("CIRCUIT_BREAKER_RESET_TIMEOUT", "120s")
+            .set("RETRY_DELAYS", "1h")
+    })
+    .await;
+    let world = &tenants.outside.world;
+    let id = "CR-77";
+    for number in 0..8 {
+        let failing = format!("CR-f-{number}");
+        world.backend.always_for(&failing, Some(Said::status(500)));
+        tenants.say(Platform, B, &order(&format!("CR-w-{number}"))).await;
+        tenants.say(Platform, A, &order(&failing)).await;
+    }
+    world.log.wait_for(EventType::OrderForwarded, 8).await;
+    tenants.hub.says("the backend fails for this branch").await;
+    tenants.say(Platform, A, &order(id)).await;
+    world.log.wait_for(EventType::OrderTransformed, 17).await;
+    tenants.say(Platform, B, &of_another_day(id)).await;
+    world.log.wait_for(EventType::OrderForwarded, 9).await;
+    assert_eq!(tenants.paths_of(id), [ORDERS], "A's order waits on");
 }

@@ -37,10 +37,25 @@ pub struct Lane {
     /// The branch of the order, if one is known. Earlier versions leave it out: then it is noted when the head is tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub branch: Option<String>,
-    /// The event that waits for its order and let the head pass, and when it is due. Earlier versions leave it out: it is due after the head
+    /// Events that wait and were tried before, with a time of their own. Earlier versions leave it out: each is due after the one before it
     /// then.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub let_pass: Option<(u64, DateTime<Utc>)>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tried: Vec<TriedEvent>,
+    /// It holds, or held, events of which neither waits for the other. Earlier versions leave it out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_mixed: bool,
+}
+
+/// An event that was tried, and behind the head of its lane since: it let that one pass, or is of another branch's order and due later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TriedEvent {
+    /// Which of those that wait.
+    pub sequence: u64,
+    /// When it is due.
+    pub due_at: DateTime<Utc>,
+    /// See [`Lane::for_creation`].
+    pub for_creation: bool,
 }
 
 impl Lane {
@@ -56,7 +71,8 @@ impl Lane {
             creations: Some(Vec::new()),
             retried: Vec::new(),
             branch: None,
-            let_pass: None,
+            tried: Vec::new(),
+            is_mixed: false,
         }
     }
 
@@ -107,7 +123,19 @@ impl Lane {
             creations.retain(|sequence| *sequence != ended);
         }
         self.retried.retain(|(request, _)| *request != ended);
+        self.tried.retain(|event| event.sequence != ended);
         self
+    }
+
+    /// When one of those that wait is due, and for what, if it was tried before.
+    pub fn tried(&self, sequence: u64) -> Option<TriedEvent> {
+        self.tried.iter().copied().find(|event| event.sequence == sequence)
+    }
+
+    /// The next of those that wait, if it waits for its order.
+    pub fn next_for_creation(&self) -> Option<TriedEvent> {
+        let (next, _) = self.waiting.first()?;
+        self.tried(*next).filter(|event| event.for_creation)
     }
 
     /// Lets an event wait behind all others. `creates`: whether it creates the order.
@@ -118,14 +146,28 @@ impl Lane {
         }
     }
 
-    /// Where the first of those that wait stands that creates the order, if one does; an outer none if that is not known.
+    /// Lets an event that creates an order wait before one of those that wait, which waits for its order.
+    pub fn pass(&mut self, at: usize, sequence: u64, requests: u32) {
+        self.waiting.insert(at, (sequence, requests));
+        if let Some(creations) = &mut self.creations {
+            creations.push(sequence);
+        }
+    }
+
+    /// Makes one of the events in it due now, if it was tried.
+    pub fn hasten(&mut self, sequence: u64, now: DateTime<Utc>) {
+        let of_tried = self.tried.iter_mut().filter(|event| event.sequence == sequence);
+        let due = of_tried.map(|event| &mut event.due_at);
+        let head = (self.head == sequence).then_some(&mut self.due_at);
+        due.chain(head).for_each(|due_at| *due_at = now.min(*due_at));
+    }
+
+    /// Where the first of those that wait stands that creates the order, if one does; an outer none if that is not known. One that was tried is of
+    /// another branch's order.
     pub fn creation(&self) -> Option<Option<usize>> {
         let creations = self.creations.as_ref()?;
-        Some(
-            self.waiting
-                .iter()
-                .position(|(sequence, _)| creations.contains(sequence)),
-        )
+        let mut waiting = self.waiting.iter().map(|(sequence, _)| sequence);
+        Some(waiting.position(|event| creations.contains(event) && self.tried(*event).is_none()))
     }
 
     /// Whether it is to be worked on. Its time was written by the clock of a hub and is compared with the clock of one: where
@@ -162,7 +204,11 @@ impl Lane {
                 requests,
                 due_at: if first == head { self.due_at } else { now },
                 for_creation: self.for_creation && first == head,
-                let_pass: self.let_pass.filter(|_| first == head),
+                tried: self
+                    .tried
+                    .into_iter()
+                    .filter(|event| event.sequence != first && !ended(event.sequence))
+                    .collect(),
                 ..self
             });
         };
@@ -187,12 +233,12 @@ impl Lane {
             // The creation that the head waits for may be behind it; the next attempt looks for it.
             for_creation: false,
             creations: None,
-            let_pass: None,
+            tried: Vec::new(),
             ..self
         })
     }
 
-    /// With the next event at its head, due now; none if there is no other.
+    /// With the next event at its head, due now or at its own time; none if there is no other.
     pub fn advance(mut self, now: DateTime<Utc>) -> Option<Self> {
         if self.waiting.is_empty() {
             return None;
@@ -200,11 +246,12 @@ impl Lane {
         let ended = self.head;
         self.retried.retain(|(request, _)| *request != ended);
         (self.head, self.requests) = self.waiting.remove(0);
+        // What waits for its order is tried now: that may be there.
+        let tried = self.tried(self.head).filter(|event| !event.for_creation);
         Some(Self {
-            due_at: now,
+            due_at: tried.map_or(now, |event| event.due_at),
             for_creation: false,
-            let_pass: None,
-            ..self
+            ..self.without_tried_head()
         })
     }
 
@@ -232,9 +279,80 @@ impl Lane {
         }
     }
 
+    /// With one of those that let the head pass before all others, due then. The head waits behind it and what came before the head. None if that one
+    /// is not there.
+    pub fn led_back(mut self, passed: u64, due_at: DateTime<Utc>) -> Option<Self> {
+        let at = self.waiting.iter().position(|(sequence, _)| *sequence == passed)?;
+        let (head, requests) = self.waiting.remove(at);
+        let passer = (self.head, self.requests);
+        let behind = self.waiting.partition_point(|(sequence, _)| *sequence < passer.0);
+        self.waiting.insert(behind, passer);
+        // Only an event that creates an order passes others.
+        if let Some(creations) = self.creations.as_mut().filter(|known| !known.contains(&passer.0)) {
+            creations.push(passer.0);
+        }
+        Some(
+            Self {
+                head,
+                requests,
+                due_at,
+                for_creation: false,
+                ..self
+            }
+            .without_tried_head(),
+        )
+    }
+
+    /// With that event at its head that is due first, of those that no event before them holds up; the head, if it is one of several. `are_apart`:
+    /// whether the events at two places, 0 for the head, do not wait for each other. An event that was not tried is due now.
+    pub fn led_by_first_due(self, are_apart: impl Fn(usize, usize) -> bool, now: DateTime<Utc>) -> Self {
+        let is_free = |at: &usize| (0..*at).all(|before| are_apart(before, *at));
+        let due_at = |at: &usize| match at.checked_sub(1).and_then(|at| self.waiting.get(at)) {
+            None => self.due_at,
+            Some((event, _)) => self.tried(*event).map_or(now, |tried| tried.due_at),
+        };
+        let first = (0..=self.waiting.len()).filter(is_free).min_by_key(due_at);
+        match first.and_then(|first| first.checked_sub(1)) {
+            None => self,
+            Some(at) => self.led_at_its_time(at, now),
+        }
+    }
+
+    /// With one of those that wait before all others, due at its own time, or now if it was not tried. The present head keeps its time.
+    fn led_at_its_time(mut self, at: usize, now: DateTime<Utc>) -> Self {
+        let (sequence, requests) = self.waiting.remove(at);
+        let tried = self.tried(sequence);
+        self.keep_time_of_head();
+        self.waiting.insert(0, (self.head, self.requests));
+        Self {
+            head: sequence,
+            requests,
+            due_at: tried.map_or(now, |event| event.due_at),
+            for_creation: tried.is_some_and(|event| event.for_creation),
+            ..self
+        }
+        .without_tried_head()
+    }
+
+    fn keep_time_of_head(&mut self) {
+        self.tried.push(TriedEvent {
+            sequence: self.head,
+            due_at: self.due_at,
+            for_creation: self.for_creation,
+        });
+    }
+
+    fn without_tried_head(mut self) -> Self {
+        let head = self.head;
+        self.tried.retain(|event| event.sequence != head);
+        self
+    }
+
     /// With this event before all others, due now.
     pub fn led_by(mut self, sequence: u64, now: DateTime<Utc>) -> Self {
-        self.let_pass = self.for_creation.then_some((self.head, self.due_at));
+        if self.for_creation {
+            self.keep_time_of_head();
+        }
         self.waiting.insert(0, (self.head, self.requests));
         Self {
             head: sequence,
@@ -243,203 +361,9 @@ impl Lane {
             for_creation: false,
             ..self
         }
+        .without_tried_head()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn lane(due_at: DateTime<Utc>) -> Lane {
-        Lane {
-            provider: "careem".into(),
-            head: 7,
-            requests: 4,
-            due_at,
-            waiting: vec![(9, 0), (12, 0)],
-            for_creation: true,
-            creations: None,
-            retried: Vec::new(),
-            branch: None,
-            let_pass: None,
-        }
-    }
-
-    /// A request for a retry needs the event that it takes up again, as long as the request is in the lane.
-    #[test]
-    fn a_lane_needs_the_events_that_are_retried() {
-        let now = Utc::now();
-        let mut lane = Lane::new("careem".into(), 70, 0, now, false);
-        assert_eq!((lane.needs(70), lane.needs_from()), (70, 70));
-        lane.note_retried(70, Some(30));
-        for (sequence, original) in [(90, None), (95, Some(3)), (97, Some(40))] {
-            lane.join(sequence, 1, false);
-            lane.note_retried(sequence, original);
-            lane.note_retried(sequence, original);
-        }
-        let written = serde_json::to_vec(&lane).unwrap();
-        let lane: Lane = serde_json::from_slice(&written).unwrap();
-        assert_eq!(lane.retried, [(70, 30), (95, 3), (97, 40)]);
-        assert_eq!([70, 90, 95].map(|event| lane.needs(event)), [30, 90, 3]);
-        assert_eq!(lane.needs_from(), 3);
-        assert_eq!(
-            (lane.first_that_needs(2), lane.first_that_needs(50)),
-            (None, Some((95, 1)))
-        );
-        let rest = lane.clone().without(95);
-        assert_eq!((rest.needs_from(), &*rest.waiting), (30, &[(90, 1), (97, 1)][..]));
-        let rest = rest.advance(now).unwrap();
-        assert_eq!((rest.head, rest.needs_from()), (90, 40));
-        let lost = lane.clone().mended(|event| event == 95, Some(rest), now).unwrap();
-        assert_eq!(lost.needs_from(), 30);
-        // An earlier version writes the lane without this field.
-        let mut older: serde_json::Value = serde_json::to_value(&lane).unwrap();
-        older.as_object_mut().unwrap().remove("retried");
-        let mut older: Lane = serde_json::from_value(older).unwrap();
-        assert_eq!(older.needs_from(), 70);
-        older.note_retried(70, Some(30));
-        assert_eq!(older.needs_from(), 30);
-        // Without retries the message is as it was.
-        let plain = serde_json::to_string(&Lane::new("careem".into(), 7, 0, now, false)).unwrap();
-        assert!(!plain.contains("retried"), "{plain}");
-    }
-
-    #[test]
-    fn a_lane_is_due_by_the_clock() {
-        let (now, hour) = (Utc::now(), TimeDelta::hours(1));
-        assert!(lane(now).is_due(now));
-        assert!(!lane(now + hour).is_due(now));
-        let written = serde_json::to_vec(&lane(now + hour)).unwrap();
-        let read: Lane = serde_json::from_slice(&written).unwrap();
-        assert!(read.is_due(now + hour));
-    }
-
-    #[test]
-    fn a_head_that_let_its_creation_pass_keeps_its_place_and_count() {
-        let now = Utc::now();
-        let led = lane(now).led_by(20, now);
-        assert_eq!((led.head, led.requests, led.for_creation), (20, 0, false));
-        let next = led.advance(now).unwrap();
-        assert_eq!((next.head, next.requests), (7, 4));
-        let rest = next.advance(now).unwrap().advance(now).unwrap();
-        assert_eq!((rest.head, rest.advance(now)), (12, None));
-    }
-
-    /// A refused order takes nothing from the news that let it pass: their time is as it was, and the next order passes them.
-    #[test]
-    fn news_that_let_another_order_pass_wait_on() {
-        let (now, later) = (Utc::now(), Utc::now() + TimeDelta::hours(1));
-        let mut lane = Lane::new("careem".into(), 7, 4, later, true);
-        lane.join(9, 0, false);
-        let led = lane.led_by(20, now);
-        assert_eq!(led.let_pass, Some((7, later)));
-        let mut led: Lane = serde_json::from_slice(&serde_json::to_vec(&led).unwrap()).unwrap();
-        led.join(25, 0, true);
-        let (_, due_at) = led.let_pass.unwrap();
-        let next = led.clone().advance(now).unwrap();
-        assert_eq!((next.head, next.let_pass, next.due_at), (7, None, now));
-        let next = next.waits_on(due_at, now);
-        assert_eq!((next.head, next.due_at, next.let_pass), (25, now, Some((7, later))));
-        let next = next.advance(now).unwrap().waits_on(due_at, now);
-        assert_eq!(
-            (next.head, next.requests, next.due_at, next.for_creation),
-            (7, 4, later, true)
-        );
-        // The news have ended meanwhile.
-        let rest = led.mended(|event| event == 20, None, now).unwrap();
-        assert_eq!((rest.head, rest.let_pass), (7, None));
-    }
-
-    #[test]
-    fn a_lane_knows_which_of_those_that_wait_creates_the_order() {
-        let now = Utc::now();
-        assert_eq!(lane(now).creation(), None, "an earlier version did not say");
-        let mut lane = Lane::new("careem".into(), 7, 0, now, false);
-        assert_eq!(lane.creation(), Some(None));
-        for (sequence, creates) in [(9, false), (12, true), (15, false), (20, true)] {
-            lane.join(sequence, 0, creates);
-        }
-        let written = serde_json::to_vec(&lane).unwrap();
-        let lane: Lane = serde_json::from_slice(&written).unwrap();
-        assert_eq!(lane.creation(), Some(Some(1)));
-        let led = lane.clone().led_by_waiting(1, now);
-        assert_eq!(
-            (led.head, led.creation()),
-            (12, Some(Some(3))),
-            "the other one is behind 7, 9 and 15"
-        );
-        let rest = lane.clone().mended(|event| event == 12, None, now).unwrap();
-        assert_eq!(rest.creation(), Some(Some(2)));
-        let rest = lane.mended(|event| event >= 12, None, now).unwrap();
-        assert_eq!(rest.creation(), Some(None));
-        // An earlier version writes the lane without this field.
-        let mut older: serde_json::Value = serde_json::to_value(&rest).unwrap();
-        older.as_object_mut().unwrap().remove("creations");
-        assert_eq!(serde_json::from_value::<Lane>(older).unwrap().creation(), None);
-    }
-
-    /// Each event that joins writes the lane anew. That grows with what waits, which has a limit.
-    #[test]
-    fn joining_events_write_no_more_than_the_limit() {
-        let mut lane = Lane::new("careem".into(), 1_000_000_000, 0, Utc::now(), false);
-        let (mut largest, mut all) = (0, 0);
-        for number in 1..=super::super::MAX_WAITING as u64 {
-            lane.join(1_000_000_000 + number, 0, false);
-            largest = serde_json::to_vec(&lane).unwrap().len();
-            all += largest;
-            if number == 5 {
-                assert!(all < 1250, "an honest order: {all} bytes for five");
-            }
-        }
-        assert!(largest < 16_000 && all < 8_000_000, "{largest}, {all}");
-    }
-
-    #[test]
-    fn ended_events_leave_a_lane_and_missing_ones_join_it() {
-        let now = Utc::now();
-        let mended = |ended: &[u64], missing| lane(now).mended(|event| ended.contains(&event), missing, now);
-        assert_eq!(mended(&[], None), Some(lane(now)));
-        assert_eq!(mended(&[7, 9, 12], None), None);
-        let rest = mended(&[7, 9], None).unwrap();
-        assert_eq!((rest.head, rest.requests, rest.for_creation), (12, 0, false));
-        let rest = mended(&[9], None).unwrap();
-        assert_eq!((rest.head, rest.requests, rest.for_creation), (7, 4, true));
-        assert_eq!(rest.waiting, [(12, 0)]);
-
-        let later = now + TimeDelta::minutes(1);
-        let missing = Lane {
-            head: 8,
-            requests: 2,
-            waiting: vec![(20, 0)],
-            ..lane(later)
-        };
-        assert_eq!(mended(&[7, 9, 12], Some(missing.clone())), Some(missing.clone()));
-        let all = mended(&[9], Some(missing.clone())).unwrap();
-        assert_eq!((all.head, all.due_at), (7, now));
-        assert_eq!(all.waiting, [(8, 2), (12, 0), (20, 0)]);
-        let missing = Lane {
-            for_creation: false,
-            ..missing
-        };
-        let all = mended(&[7], Some(missing)).unwrap();
-        assert_eq!((all.head, all.requests, all.due_at), (8, 2, later));
-        assert_eq!(all.waiting, [(9, 0), (12, 0), (20, 0)]);
-    }
-
-    /// A head that waits for the event that creates its order is tried at once where that event may be in the other lane. Any
-    /// other keeps its time.
-    #[test]
-    fn a_head_that_waits_for_its_order_is_tried_when_lanes_are_put_together() {
-        let now = Utc::now();
-        let later = now + TimeDelta::minutes(1);
-        let of = |head, for_creation| Lane::new("careem".into(), head, 3, later, for_creation);
-        for (is_lost, for_creation) in [(true, true), (true, false), (false, true), (false, false)] {
-            let (news, order) = (of(7, for_creation), of(20, false));
-            let (found, missing) = if is_lost { (order, news) } else { (news, order) };
-            let all = found.mended(|_| false, Some(missing), now).unwrap();
-            assert_eq!((all.head, &*all.waiting), (7, &[(20, 3)][..]));
-            assert_eq!(all.due_at, if for_creation { now } else { later }, "lost: {is_lost}");
-            assert!(!all.for_creation);
-        }
-    }
-}
+mod tests;

@@ -37,6 +37,8 @@ pub(super) struct OpenLane {
     taken: bool,
     /// It is looked at before it is due.
     look: bool,
+    /// See [`Lane::tried`].
+    pub(super) has_tried: bool,
     /// Its head waits for the other lane of its order. Another instance does not know that: there it is tried when it is due.
     is_behind: bool,
 }
@@ -55,6 +57,7 @@ impl OpenLane {
             due_at: lane.due_at.timestamp_millis(),
             taken: false,
             look: false,
+            has_tried: !lane.tried.is_empty(),
             is_behind: false,
         }
     }
@@ -278,7 +281,8 @@ mod tests {
             creations: None,
             retried: Vec::new(),
             branch: None,
-            let_pass: None,
+            tried: Vec::new(),
+            is_mixed: false,
         };
         OpenLane::new(revision, LanePast::default(), &lane)
     }
@@ -430,7 +434,8 @@ mod tests {
             creations: None,
             retried: Vec::new(),
             branch: None,
-            let_pass: None,
+            tried: Vec::new(),
+            is_mixed: false,
         };
         assert_eq!(table.parked(), (0, None));
         table.put(key(1), OpenLane::new(1, LanePast::default(), &lane(&[9, 12])));

@@ -20,7 +20,7 @@ use crate::{
     event::Recorded,
     fault_injection::time,
     journal::{codec::OrderKey, read::event_at},
-    retry::{Failure, ParkCause, Parking},
+    retry::{Failure, ParkCause, Parking, QUICK},
 };
 
 /// How soon the head of a lane is tried again, at the latest, where another order waits behind it.
@@ -33,28 +33,37 @@ fn look_again() -> TimeDelta {
     TimeDelta::from_std(time("look_at_lane_again", LOOK_AGAIN)).unwrap_or_default()
 }
 
-/// Writes the lane of an event that is parked.
-pub(super) async fn put_parked(lanes: &Lanes, key: OrderKey, lane: &Lane, parking: Parking) -> anyhow::Result<()> {
+/// Writes the lane of an event that is parked. `is_behind`: its head waits for the other lane of its order.
+pub(super) async fn put_parked(lanes: &Lanes, key: OrderKey, lane: &Lane, is_behind: bool) -> anyhow::Result<()> {
     lanes.put(key, lane).await?;
-    lanes.note_behind(key, parking.cause == ParkCause::OtherLane);
+    lanes.note_behind(key, is_behind);
     Ok(())
 }
 
 impl<S: Stage> Worker<S> {
-    /// Whether an event that joins a lane announces another order than the head is about, which is to be tried at once for that.
-    pub(super) async fn hastens(&self, lanes: &Lanes, key: OrderKey, event: &Recorded) -> anyhow::Result<bool> {
-        if !S::creates(event) {
+    /// Whether an event that joins a lane announces another order than the first event there that it waits for, which is to be tried at once for
+    /// that. `first`: the sequence of that one, and what it is about if that was read.
+    pub(super) async fn hastens(
+        &self,
+        key: OrderKey,
+        lane: &Lane,
+        (first, before): (u64, Option<Box<Recorded>>),
+        event: &Recorded,
+    ) -> anyhow::Result<bool> {
+        if !S::creates(event) || first == lane.head && lane.is_due(Utc::now()) {
             return Ok(false);
         }
-        let Some(lane) = lanes.get(key).await?.filter(|lane| !lane.is_due(Utc::now())) else {
-            return Ok(false);
+        let before = match before {
+            Some(before) => Some(*before),
+            None => match self.event_in(key, lane, first).await? {
+                Ok(before) => self.body_of(before).await?,
+                Err(_) => None,
+            },
         };
-        let Ok(head) = self.event_in(key, &lane, lane.head).await? else {
-            return Ok(false);
-        };
-        let bodies = (self.body_of(event.clone()).await?, self.body_of(head).await?);
-        let is_another = match bodies {
-            (Some(body), Some(head)) => self.stage.announces_another(&body, &head).await?,
+        let is_another = match (self.body_of(event.clone()).await?, before) {
+            (Some(body), Some(before)) => {
+                !S::are_apart(&body, &before) && self.stage.announces_another(&body, &before).await?
+            }
             _ => false,
         };
         if is_another {
@@ -62,7 +71,7 @@ impl<S: Stage> Worker<S> {
                 stage = S::NAME,
                 provider = &*event.envelope.provider,
                 order_id = event.envelope.external_order_id,
-                sequence = lane.head,
+                sequence = first,
                 "another order has this number; the earlier one, which waits, is tried at once"
             );
         }
@@ -106,6 +115,14 @@ impl<S: Stage> Worker<S> {
         let Ok(head) = self.event_in(key, lane, lane.head).await? else {
             return Ok(false);
         };
+        if let Some(lane) = self.woken(key, lane, &head).await? {
+            // The lane belongs to the next instance then.
+            let is_ours = !context.handed_over.load(Ordering::Relaxed);
+            if is_ours {
+                lanes.put(key, &lane).await?;
+            }
+            return Ok(is_ours);
+        }
         let is_free = lanes.is_behind(key) || lane.for_creation && self.has_order_of(&head).await? == Some(true);
         // What is tried soon anyway is left alone: two lanes must not have each other tried without a pause.
         let is_far = lane.due_at > Utc::now() + look_again();
@@ -119,32 +136,9 @@ impl<S: Stage> Worker<S> {
         Ok(true)
     }
 
-    /// A lane without its head, which has ended; none if nothing else is in it. News that let the head pass keep their time if it was not
-    /// their order, or did not create it: each announcement that the backend refuses, or another branch's, would use up one of their attempts.
-    pub(super) async fn without_head(&self, key: OrderKey, lane: Lane) -> anyhow::Result<Option<Lane>> {
-        let let_pass = lane.let_pass;
-        let Some(lane) = lane.advance(Utc::now()) else {
-            return Ok(None);
-        };
-        if let Some((_, due_at)) = let_pass.filter(|(news, _)| *news == lane.head)
-            && let Ok(news) = self.event_in(key, &lane, lane.head).await?
-            && self.has_order_of(&news).await? == Some(false)
-        {
-            return Ok(Some(lane.waits_on(due_at, Utc::now())));
-        }
-        Ok(Some(lane))
-    }
-
-    async fn has_order_of(&self, news: &Recorded) -> anyhow::Result<Option<bool>> {
-        match self.body_of(news.clone()).await? {
-            Some(body) => self.stage.has_order_of(&body).await,
-            None => Ok(None),
-        }
-    }
-
     /// What becomes of the head of a lane after an attempt, where another order waits behind it. After a failed attempt it is given up. A
     /// trial of a half-open breaker is none: the head is tried again soon, and given up after a failed trial when the other order has waited
-    /// for [`LONGEST_TRIALS`]. A head that waits for its order lets that one pass. What the head waits for in the other lane holds the other
+    /// for [`LONGEST_TRIALS`]. A head that waits for its order lets the other one pass, unless the backend should have it. What the head waits for in the other lane holds the other
     /// order up as well, so that lane is looked at.
     pub(super) async fn unless_another_waits(
         &self,
@@ -158,12 +152,27 @@ impl<S: Stage> Worker<S> {
         };
         let has_failed = parking.has_failed;
         let is_untried = !has_failed && parking.cause == ParkCause::Untried;
-        if is_untried || parking.for_creation || context.handed_over.load(Ordering::Relaxed) {
+        if is_untried || context.handed_over.load(Ordering::Relaxed) {
+            return Ok(attempted);
+        }
+        // News that wait for their order let another one pass, unless the backend has theirs.
+        if parking.for_creation && !(has_failed && self.has_order_of(head).await? == Some(true)) {
             return Ok(attempted);
         }
         let Some((newer, since)) = self.another_order_behind(key, lane, head).await? else {
             return Ok(attempted);
         };
+        // It may take a backend a moment to know an order that it has just taken.
+        if parking.for_creation && requests as usize <= QUICK.len() {
+            let for_creation = false;
+            return Ok(Attempted::Parked(
+                requests,
+                Parking {
+                    for_creation,
+                    ..parking
+                },
+            ));
+        }
         if !has_failed && parking.cause == ParkCause::OtherLane {
             if let Some((lanes, other)) = context.lanes.as_ref().zip(OrderKey::beside(head)) {
                 lanes.look_at(other);
@@ -204,6 +213,7 @@ impl<S: Stage> Worker<S> {
             if let Some(event) = event.filter(|event| S::creates(event) && OrderKey::of(event) == key)
                 && let since = event.envelope.time
                 && let Some(body) = self.body_of(event).await?
+                && !S::are_apart(&body, &head)
                 && self.stage.announces_another(&body, &head).await?
             {
                 return Ok(Some((body, since)));
@@ -226,17 +236,5 @@ impl<S: Stage> Worker<S> {
             run: Some(event.envelope.id),
             ..body
         }))
-    }
-
-    /// Which event that waits in a lane is the one that its head waits for: it came while the head waited for something else,
-    /// and so did not pass. The lane does not say it, as an earlier version leaves it, so they are read.
-    pub(super) async fn creation_in(&self, key: OrderKey, lane: &Lane) -> anyhow::Result<Option<usize>> {
-        for (at, (sequence, _)) in lane.waiting.iter().enumerate() {
-            let event = event_at(self.journal.connection(), *sequence).await?;
-            if event.is_some_and(|event| S::creates(&event) && OrderKey::of(&event) == key) {
-                return Ok(Some(at));
-            }
-        }
-        Ok(None)
     }
 }

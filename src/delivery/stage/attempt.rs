@@ -19,13 +19,15 @@ use super::{
     Stage, Worker,
     action::{EventAction, is_ours, note, retried},
     another_order::put_parked,
-    apart::keeps_lane,
+    apart::{HeldUpBy, holds_up_another},
     cause_names::outcome_of,
     doubt::Doubt,
     fair_share::{FairShare, WorkKind},
     given_up::{panicked, superseded_end},
-    join::{Joined, join, wait_in_doubt},
+    join::{Joined, wait_in_doubt},
+    let_pass::is_created,
     permission::{RequestPermission, RequestsInFlight},
+    queued_behind::QueuedBehind,
     rebuild::mend,
     tenure::Tenure,
     unreadable::gone,
@@ -36,14 +38,14 @@ use crate::{
         lanes::{Lane, Lanes},
         lease::Validity,
     },
-    event::{EventId, EventType, NewEvent, Recorded},
+    event::{EventId, NewEvent, Recorded},
     fault_injection::{self, crash_stage_at},
     journal::{
         codec::{CodecError, OrderKey},
         pull::acknowledge,
         read::decoded_at,
     },
-    retry::{Failure, Parking, Settlement, settle},
+    retry::{Failure, ParkCause, Parking, Settlement, settle},
     telemetry::panics,
 };
 
@@ -66,6 +68,8 @@ pub(super) struct TaskContext {
     pub(super) shares: FairShare,
     /// The queue is too full for an event to wait in memory.
     pub(super) crowded: AtomicBool,
+    /// What waits in the queue behind what is at work.
+    pub(super) behind: Arc<QueuedBehind>,
     /// Orders with lanes that may be incomplete.
     pub(super) doubt: Doubt,
 }
@@ -139,12 +143,11 @@ impl<S: Stage> Worker<S> {
         if let Some(lanes) = &context.lanes {
             let joined = if context.doubt.holds(key, || self.stage.before(&item.event)) {
                 Some(wait_in_doubt::<S>(lanes, key, &item).await?)
-            } else if lanes.is_open(key) {
-                if self.stands_apart(lanes, key, &item).await? {
+            } else if let Some(lane) = lanes.get(key).await? {
+                if let HeldUpBy::Nothing = self.held_up_in(&lane, &item.event).await? {
                     return Box::pin(self.settle_apart(key, item, context, done)).await;
                 }
-                let hastens = self.hastens(lanes, key, &item.event).await?;
-                Some(join::<S>(lanes, key, (&item.event, item.requests), hastens).await?)
+                Some(self.join(lanes, key, &item).await?)
             } else {
                 None
             };
@@ -172,7 +175,8 @@ impl<S: Stage> Worker<S> {
                 let mut lane = Lane::new(provider, sequence, requests, parking.until, parking.for_creation);
                 lane.note_retried(sequence, original);
                 lane.branch = branch;
-                put_parked(self.lanes(context)?, key, &lane, parking).await?;
+                let is_behind = parking.cause == ParkCause::OtherLane;
+                put_parked(self.lanes(context)?, key, &lane, is_behind).await?;
                 crash_stage_at(S::NAME, "after_lane");
             }
         }
@@ -219,6 +223,12 @@ impl<S: Stage> Worker<S> {
             let event = self.event_in(key, &lane, head).await?;
             // An earlier version does not note all of it.
             event.iter().for_each(|event| note(&mut lane, event));
+            if let Ok(event) = &event
+                && let Some(lane) = self.led_back(key, &lane, event).await?
+            {
+                lanes.put(key, &lane).await?;
+                continue;
+            }
             let attempted = self.attempt_head(key, &lane, event, context).await?;
             match attempted {
                 Attempted::Stopped => return Ok(()),
@@ -243,13 +253,15 @@ impl<S: Stage> Worker<S> {
                         None if begins_to_wait => self.creation_in(key, &lane).await?,
                         None => None,
                     };
-                    match passed {
-                        Some(at) => lanes.put(key, &lane.led_by_waiting(at, Utc::now())).await?,
-                        None => {
-                            put_parked(lanes, key, &lane, parking).await?;
-                            context.settle(head);
-                            return Ok(());
-                        }
+                    let after = match passed {
+                        Some(at) => lane.led_by_waiting(at, Utc::now()),
+                        None => self.next_in(lane).await?,
+                    };
+                    let waits = after.head == head;
+                    put_parked(lanes, key, &after, waits && parking.cause == ParkCause::OtherLane).await?;
+                    if waits {
+                        context.settle(head);
+                        return Ok(());
                     }
                 }
                 Attempted::Ended => match self.without_head(key, lane).await? {
@@ -334,18 +346,19 @@ impl<S: Stage> Worker<S> {
                 Err(attempted) => return Ok(attempted),
             };
             self.hasten_other_lane(context, &event, &handled).await?;
-            let crowded = context.crowded.load(Ordering::Relaxed) || keeps_lane(context, (kind, &event), &handled);
+            let is_of_branch = matches!(handled, Err(Failure::OfBranch { .. }));
+            let crowded =
+                context.crowded.load(Ordering::Relaxed) || holds_up_another(context, (kind, &event), &handled);
             match settle(handled, Utc::now(), crowded) {
                 Settlement::Done(events) => {
-                    let is_created = |one: &NewEvent| one.envelope.event_type == EventType::OrderForwarded;
-                    let is_created = S::creates(&event) && events.iter().any(is_created);
+                    let is_created = is_created::<S>(&event, &events);
                     let ended = self.record_end(context, about, events).await?;
                     self.wake_other_lane(context, &event, is_created);
                     return Ok(ended);
                 }
                 Settlement::Again(events, pause, is_trial) => {
                     has_failed |= !is_trial;
-                    if !self.record(context, about, events).await {
+                    if !self.record_attempt(context, about, &event, events).await {
                         return Ok(Attempted::Stopped);
                     }
                     requests += 1;
@@ -355,7 +368,7 @@ impl<S: Stage> Worker<S> {
                 }
                 Settlement::Park(events, mut parking, attempts) => {
                     parking.has_failed |= has_failed;
-                    if !self.record(context, about, events).await {
+                    if !self.record_attempt(context, about, &event, events).await {
                         return Ok(Attempted::Stopped);
                     }
                     crash_stage_at(S::NAME, "after_attempt");
@@ -366,7 +379,11 @@ impl<S: Stage> Worker<S> {
                     pause_unless(&context.halt, pause).await;
                 }
                 Settlement::Pause(pause) | Settlement::Hold(pause) => {
-                    pause_unless(&context.halt, pause).await;
+                    tokio::select! {
+                        () = pause_unless(&context.halt, pause) => {}
+                        // Then it is parked.
+                        () = context.behind.another(&event), if is_of_branch => {}
+                    }
                     if self.journal.identity().is_aged(event.sequence) {
                         return self.end_aged(context, about, &event, requests).await;
                     }

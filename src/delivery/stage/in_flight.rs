@@ -1,6 +1,6 @@
 //! The events and lanes that an instance has in memory while it holds a stage, and the sources of more.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use async_nats::jetstream::consumer::PullConsumer;
 use futures_util::future::BoxFuture;
@@ -33,8 +33,8 @@ pub(super) struct InFlight {
 
 impl InFlight {
     /// The open work that was found at the takeover.
-    pub(super) fn of<S: Stage>(open_work: OpenWork) -> Self {
-        let (mut queue, mut newer) = (WorkQueue::new(), NewerEvents::default());
+    pub(super) fn of<S: Stage>(open_work: OpenWork, context: &TaskContext) -> Self {
+        let (mut queue, mut newer) = (WorkQueue::new(Arc::clone(&context.behind)), NewerEvents::default());
         open_work.elsewhere.values().for_each(|key| queue.hold_back(*key));
         for (sequence, event) in open_work.left {
             newer.leave(S::NAME, sequence, event);

@@ -7,7 +7,7 @@ use std::{
 
 use async_nats::jetstream::Message;
 
-use super::{action::retried, rebuild::Mend};
+use super::{action::retried, queued_behind::QueuedBehind, rebuild::Mend};
 use crate::{delivery::by_branch::ByBranch, event::Recorded, journal::codec::OrderKey, retry::Parking};
 
 /// Most events and lanes in the queue, waiting or at work. The consumers' `max_ack_pending` is many times that: what
@@ -118,11 +118,14 @@ pub(super) struct WorkQueue {
     /// Lanes that are being repaired, or are next.
     mends: usize,
     bytes: usize,
+    behind: Arc<QueuedBehind>,
 }
 
 impl WorkQueue {
-    pub(super) fn new() -> Self {
+    /// An empty one, which shows the tasks what waits behind them.
+    pub(super) fn new(behind: Arc<QueuedBehind>) -> Self {
         Self {
+            behind,
             orders: HashMap::new(),
             ready: VecDeque::new(),
             sequences: HashMap::new(),
@@ -192,7 +195,12 @@ impl WorkQueue {
     pub(super) fn release(&mut self, key: OrderKey) {
         if let Some(waiting) = self.orders.get_mut(&key) {
             match waiting.pop_front() {
-                Some(work) => self.ready.push_back(Task { key, work }),
+                Some(work) => {
+                    if let Work::Event(item) = &work {
+                        self.behind.remove(key, &item.event);
+                    }
+                    self.ready.push_back(Task { key, work });
+                }
                 None => drop(self.orders.remove(&key)),
             }
         }
@@ -225,7 +233,12 @@ impl WorkQueue {
 
     fn enqueue(&mut self, key: OrderKey, work: Work) {
         match self.orders.get_mut(&key) {
-            Some(waiting) => waiting.push_back(work),
+            Some(waiting) => {
+                if let Work::Event(item) = &work {
+                    self.behind.add(key, &item.event);
+                }
+                waiting.push_back(work);
+            }
             None => {
                 self.orders.insert(key, VecDeque::new());
                 self.ready.push_back(Task { key, work });
@@ -271,7 +284,7 @@ mod tests {
     }
 
     fn none() -> WorkQueue {
-        WorkQueue::new()
+        WorkQueue::new(Arc::default())
     }
 
     #[test]
