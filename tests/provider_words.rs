@@ -136,6 +136,24 @@ async fn an_order_that_is_not_forwarded_in_time_is_lost_and_stays_so() {
     assert_eq!(told, ["POST /order/JE-late/sent-to-pos-failed"]);
 }
 
+/// The hub gives an order up itself, for a fault of its own. The provider is told so, and does not wait until its time is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_the_hub_gives_up_itself_is_lost() {
+    let played = Played::new("just-eat", JUST_EAT, "AKZ12", "GBP").await;
+    let provider = &played.outside.provider;
+    provider.takes_calls_that(|heard| heard.header("x-flyt-api-key") == CLIENT_SECRET);
+    let settings = played.settings.clone().set("HUB_TEST_PANIC_AT", "forward:JE-panic");
+    let hub = Hub::start(&settings).await;
+    let order = json_of(include_str!("fixtures/providers/just-eat/receive_order.json"));
+    assert_eq!(played.post(&hub, &numbered(&order, "/id", "JE-panic")).await, 202);
+    let dead = &played.outside.payloads(EventType::OrderDeadLettered, 1).await[0];
+    assert_eq!(dead["error"]["code"], "PANIC", "{dead}");
+    played.outside.payloads(EventType::OrderStatusPushed, 1).await;
+    played.outside.world.at_end(Ends::default().dead_lettered(1)).await;
+    let told: Vec<_> = played.told().into_iter().map(|(path, _)| path).collect();
+    assert_eq!(told, ["POST /order/JE-panic/sent-to-pos-failed"]);
+}
+
 /// Deliveroo is told that the order has arrived, what the kitchen does and why the order is refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn deliveroo_is_told_in_its_words() {

@@ -225,6 +225,11 @@ pub trait Stage: Send + Sync + 'static {
         NoOrders
     }
 
+    /// What tells the provider that the order of an event, which the runner gives up, goes no further; none where the provider does not wait for that.
+    fn lost(&self, _: &Recorded) -> Option<NewEvent> {
+        None
+    }
+
     /// Whether events of this type only wake a waiting event. They have no outcome, so they are never open.
     fn only_wakes(_: EventType) -> bool {
         false

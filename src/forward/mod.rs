@@ -248,9 +248,6 @@ impl Forward {
             amended,
             ..
         } = attempt;
-        let is_awaited = event.envelope.is_creation() && event.run.is_none();
-        let is_awaited = is_awaited && self.rules.confirms.contains(&*event.envelope.provider);
-        let lost = is_awaited.then(|| push::lost(event));
         let requests = RequestFacts {
             confirming,
             unposted: self.arrivals.is_none(event, attempts),
@@ -258,7 +255,7 @@ impl Forward {
         };
         self.arrivals.end(event);
         let dead = dead_letter(event, attempts, error, requests);
-        lost.into_iter().chain([dead]).collect()
+        self.lost(event).into_iter().chain([dead]).collect()
     }
 
     fn failed(
@@ -471,6 +468,12 @@ impl Stage for Forward {
 
     fn acceptances(&self) -> impl KnownAcceptances {
         &*self.identity.orders
+    }
+
+    fn lost(&self, event: &Recorded) -> Option<NewEvent> {
+        let is_awaited = event.envelope.is_creation() && event.run.is_none();
+        let is_awaited = is_awaited && self.rules.confirms.contains(&*event.envelope.provider);
+        is_awaited.then(|| push::lost(event))
     }
 
     fn waits_for_creation(attempt: &Recorded) -> bool {

@@ -22,7 +22,10 @@ impl<S: Stage> Worker<S> {
         if !context.lease.holds() {
             anyhow::bail!("the lease ran out");
         }
-        self.record_end(context, about, vec![aged::<S>(event, requests)]).await
+        let end = self.given_up(event, aged::<S>(event, requests));
+        let ended = self.record_end(context, about, end).await?;
+        self.wake_other_lane(context, event, false);
+        Ok(ended)
     }
 
     /// Gives up one of the events that wait in a lane, if the log is about to delete what it needs: a retry of an older event waits

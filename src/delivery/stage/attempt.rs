@@ -461,7 +461,8 @@ impl<S: Stage> Worker<S> {
         if permission.was_refused() || !matches!(handled, Ok(Ok(_))) && !context.lease.holds() {
             anyhow::bail!("the lease ran out before a request, or during it");
         }
-        let handled = handled.unwrap_or_else(|panic| Ok(vec![panicked::<S>(event, requests + 1, &panic)]));
+        let handled =
+            handled.unwrap_or_else(|panic| Ok(self.given_up(event, panicked::<S>(event, requests + 1, &panic))));
         Ok(Ok((permission, handled)))
     }
 

@@ -22,6 +22,11 @@ impl<S: Stage> Worker<S> {
         self.record_out_of_turn(recorded, 0, end, context).await
     }
 
+    /// What is recorded of an event that the runner gives up. A provider that waits for the word is told first.
+    pub(super) fn given_up(&self, event: &Recorded, end: NewEvent) -> Vec<NewEvent> {
+        self.stage.lost(event).into_iter().chain([end]).collect()
+    }
+
     /// Records the end of an event that does not have its turn. False if the hub goes down before it is recorded, or if this
     /// version cannot end it.
     pub(super) async fn record_out_of_turn(
@@ -35,13 +40,13 @@ impl<S: Stage> Worker<S> {
             return Ok(true);
         }
         let end = match self.order(recorded.clone(), requests).await? {
-            EventAction::Handle(event) => end(&event),
+            EventAction::Handle(event) => self.given_up(&event, end(&event)),
             EventAction::NotOurs => return Ok(true),
             EventAction::Left => return Ok(false),
-            EventAction::Gone(sequence, is_there) => gone(recorded, S::NAME, sequence, is_there),
-            EventAction::Superseded(event, newer) => superseded_end::<S>(&event, &newer),
+            EventAction::Gone(sequence, is_there) => vec![gone(recorded, S::NAME, sequence, is_there)],
+            EventAction::Superseded(event, newer) => vec![superseded_end::<S>(&event, &newer)],
         };
-        let is_recorded = self.record(context, recorded.sequence, vec![end]).await;
+        let is_recorded = self.record(context, recorded.sequence, end).await;
         self.wake_other_lane(context, recorded, false);
         Ok(is_recorded)
     }

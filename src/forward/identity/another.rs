@@ -124,16 +124,38 @@ impl OrderIdentity {
         Ok(None)
     }
 
-    /// The last announcement of an event's branch before the event; none if none is known.
+    /// The last announcement of an event's branch before the event; none if none is known. Each counts from the first acceptance of its webhook: one
+    /// that came again, or that a person had taken up again, is no newer for that.
     async fn announced_before(&self, event: &Recorded) -> anyhow::Result<Option<Recorded>> {
         let known = self.orders.known(event);
-        let is_before = |found: &IndexEntry| found.state.is_creation() && found.sequence < event.sequence;
-        for found in known.of_branch().rev().filter(is_before) {
-            if let Some(announced) = self.announced_at(event, found).await? {
-                return Ok(Some(announced));
+        let mut announced = Vec::new();
+        for found in known.of_branch().rev().filter(|found| found.state.is_creation()) {
+            if found.sequence < event.sequence {
+                announced.extend(self.announced_at(event, found).await?);
             }
         }
-        Ok(None)
+        if announced.len() < 2 {
+            return Ok(announced.pop());
+        }
+        let own = self.accepted_at(event, event).await?;
+        let mut last: Option<(u64, Recorded)> = None;
+        for one in announced {
+            let place = self.accepted_at(event, &one).await?;
+            if place < own && last.as_ref().is_none_or(|(last, _)| place > *last) {
+                last = Some((place, one));
+            }
+        }
+        Ok(last.map(|(_, announced)| announced))
+    }
+
+    /// Where the first event of a webhook stands, as far as the memory reaches.
+    async fn accepted_at(&self, about: &Recorded, event: &Recorded) -> anyhow::Result<u64> {
+        let known = self.orders.known(about);
+        let first = self
+            .orders
+            .first_acceptance(about, &known, event.envelope.root_id)
+            .await?;
+        Ok(first.unwrap_or(event.sequence))
     }
 
     async fn announced_at(&self, event: &Recorded, found: IndexEntry) -> anyhow::Result<Option<Recorded>> {
