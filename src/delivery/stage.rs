@@ -123,6 +123,9 @@ pub trait Stage: Send + Sync + 'static {
     /// The label in `orders_waiting` of what it waits for while it is not ready.
     const WAITS_FOR: &'static str = gauges::BREAKER;
 
+    /// Whether [`Self::are_apart`] can be true.
+    const HAS_ORDERS_APART: bool = false;
+
     /// Waits until events can be handled; an open breaker makes it wait.
     fn ready(&self) -> impl Future<Output = ()> + Send;
 

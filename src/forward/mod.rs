@@ -349,6 +349,7 @@ impl Forward {
 
 impl Stage for Forward {
     const INFO: StageInfo = FORWARD;
+    const HAS_ORDERS_APART: bool = true;
 
     async fn ready(&self) {
         self.gate.passable().await;

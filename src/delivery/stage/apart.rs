@@ -35,7 +35,8 @@ impl<S: Stage> Worker<S> {
     pub(super) async fn held_up_in(&self, lane: &Lane, event: &Recorded) -> anyhow::Result<HeldUpBy> {
         // Most lanes hold the events of one branch, and need not be read for this.
         let is_of_branch = event.envelope.branch.is_none() || lane.branch == event.envelope.branch;
-        if is_of_branch && !lane.is_mixed || lane.holds(event.sequence) {
+        let is_alike = is_of_branch && !lane.is_mixed || !S::HAS_ORDERS_APART;
+        if is_alike || lane.holds(event.sequence) {
             return Ok(HeldUpBy::Event(0, None));
         }
         let bodies = self.bodies_in(lane).await?;
@@ -53,7 +54,7 @@ impl<S: Stage> Worker<S> {
     /// A lane with that event at its head that is due first, of those that no event before them holds up.
     pub(super) async fn next_in(&self, lane: Lane) -> anyhow::Result<Lane> {
         // A lane that was made again does not say whether it is mixed.
-        let may_be_mixed = lane.is_mixed || lane.creations.is_none();
+        let may_be_mixed = S::HAS_ORDERS_APART && (lane.is_mixed || lane.creations.is_none());
         let now = Utc::now();
         if lane.waiting.is_empty() || !may_be_mixed || lane.is_due(now) {
             return Ok(lane);
@@ -121,7 +122,7 @@ fn are_apart<S: Stage>(one: Option<&Recorded>, other: Option<&Recorded>) -> bool
 
 /// Whether a failure of an event keeps others waiting: another branch's in an open lane of its order key, or behind it in the queue, or those that let
 /// it pass. It is parked then, however few are in memory.
-pub(super) fn holds_up_another<T>(
+pub(super) fn holds_up_another<S: Stage, T>(
     context: &TaskContext,
     (kind, event): (WorkKind, &Recorded),
     handled: &Result<T, Failure>,
@@ -135,5 +136,5 @@ pub(super) fn holds_up_another<T>(
         Failure::OtherLane { .. } => kind == WorkKind::Lane && lanes.has_tried(key),
         _ => false,
     };
-    holds_up_lane || context.behind.has_another(event)
+    holds_up_lane || S::HAS_ORDERS_APART && context.behind.has_another(event)
 }

@@ -223,7 +223,8 @@ impl<S: Stage> Worker<S> {
             let event = self.event_in(key, &lane, head).await?;
             // An earlier version does not note all of it.
             event.iter().for_each(|event| note(&mut lane, event));
-            if let Ok(event) = &event
+            if !context.handed_over.load(Ordering::Relaxed)
+                && let Ok(event) = &event
                 && let Some(lane) = self.led_back(key, &lane, event).await?
             {
                 lanes.put(key, &lane).await?;
@@ -348,7 +349,7 @@ impl<S: Stage> Worker<S> {
             self.hasten_other_lane(context, &event, &handled).await?;
             let is_of_branch = matches!(handled, Err(Failure::OfBranch { .. }));
             let crowded =
-                context.crowded.load(Ordering::Relaxed) || holds_up_another(context, (kind, &event), &handled);
+                context.crowded.load(Ordering::Relaxed) || holds_up_another::<S, _>(context, (kind, &event), &handled);
             match settle(handled, Utc::now(), crowded) {
                 Settlement::Done(events) => {
                     let is_created = is_created::<S>(&event, &events);
@@ -382,7 +383,7 @@ impl<S: Stage> Worker<S> {
                     tokio::select! {
                         () = pause_unless(&context.halt, pause) => {}
                         // Then it is parked.
-                        () = context.behind.another(&event), if is_of_branch => {}
+                        () = context.behind.another(&event), if S::HAS_ORDERS_APART && is_of_branch => {}
                     }
                     if self.journal.identity().is_aged(event.sequence) {
                         return self.end_aged(context, about, &event, requests).await;
