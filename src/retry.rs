@@ -16,8 +16,9 @@ pub enum Failure {
         next: Next,
         /// The events that record this attempt.
         record: Vec<NewEvent>,
-        /// It was a trial of a half-open breaker: what it says is said of the backend, and not of the event.
-        is_trial: bool,
+        /// It says nothing against the event: a trial of a half-open breaker is about the backend, and a request that was repeated for another event
+        /// is about that one.
+        is_no_fault: bool,
         /// It waits for another event of its order, which may pass it: a change of an unknown order for the
         /// event that creates it, a menu for the provider's word about it.
         for_creation: bool,
@@ -66,7 +67,7 @@ pub enum Settlement {
     /// Its outcome is recorded: acknowledge it.
     Done(Vec<NewEvent>),
     /// Try again after this long, and hold it meanwhile; later events of the same order wait, and nothing else does. The last says whether
-    /// this was a trial of a half-open breaker.
+    /// this says nothing against the event.
     Again(Vec<NewEvent>, Duration, bool),
     /// Park it until then; later events of the same order wait behind it. The number says how many attempts this was: none
     /// for a trial of a half-open breaker.
@@ -90,7 +91,7 @@ pub struct Parking {
     pub for_creation: bool,
     /// What it is parked for.
     pub cause: ParkCause,
-    /// A request of it failed since it was taken up, and that was no trial of a half-open breaker.
+    /// A request of it failed since it was taken up, and that says something against it.
     pub has_failed: bool,
 }
 
@@ -99,8 +100,8 @@ pub struct Parking {
 pub enum ParkCause {
     /// Its attempt failed.
     Failed,
-    /// Its attempt failed, which was a trial of a half-open breaker.
-    Trial,
+    /// Its attempt failed, which says nothing against it (see [`Failure::Retry`]).
+    NoFault,
     /// An earlier event of its order stands in another lane.
     OtherLane,
     /// Something else that is no fault of the order; nothing was tried.
@@ -219,18 +220,22 @@ pub fn settle(result: Result<Vec<NewEvent>, Failure>, now: DateTime<Utc>, crowde
         Err(Failure::Retry {
             next,
             record,
-            is_trial,
+            is_no_fault,
             for_creation,
         }) => match next {
             Next::Quick(pause) if !crowded && !for_creation => {
-                Settlement::Again(record, pause.max(LEAST_PAUSE), is_trial)
+                Settlement::Again(record, pause.max(LEAST_PAUSE), is_no_fault)
             }
             Next::Quick(pause) | Next::Park(pause) => {
-                let cause = if is_trial { ParkCause::Trial } else { ParkCause::Failed };
+                let cause = if is_no_fault {
+                    ParkCause::NoFault
+                } else {
+                    ParkCause::Failed
+                };
                 Settlement::Park(record, parking(pause, now, for_creation, cause), 1)
             }
             Next::ParkUncounted(pause) => {
-                Settlement::Park(record, parking(pause, now, for_creation, ParkCause::Trial), 0)
+                Settlement::Park(record, parking(pause, now, for_creation, ParkCause::NoFault), 0)
             }
         },
         Err(Failure::Later { after, for_creation }) => {
@@ -332,7 +337,7 @@ mod tests {
         let quick = |for_creation| Failure::Retry {
             next: Next::Quick(Duration::from_secs(2)),
             record: Vec::new(),
-            is_trial: false,
+            is_no_fault: false,
             for_creation,
         };
         assert!(
@@ -389,19 +394,19 @@ mod tests {
         assert_eq!(after_trial(6), Some(Next::ParkUncounted(5 * MINUTE)));
         // If the last request was a trial, the last request that counts is an earlier one.
         assert_eq!(after_trial(8), Some(Next::ParkUncounted(15 * MINUTE)));
-        let failed = |is_trial, next| Failure::Retry {
+        let failed = |is_no_fault, next| Failure::Retry {
             next,
             record: Vec::new(),
-            is_trial,
+            is_no_fault,
             for_creation: false,
         };
         // Also one that counts, of an order with few requests, says nothing of the order.
         for next in [Next::Quick(MINUTE), Next::Park(MINUTE)] {
-            for (is_trial, cause) in [(true, ParkCause::Trial), (false, ParkCause::Failed)] {
-                let Settlement::Park(_, parking, 1) = settle(Err(failed(is_trial, next)), Utc::now(), true) else {
+            for (is_no_fault, cause) in [(true, ParkCause::NoFault), (false, ParkCause::Failed)] {
+                let Settlement::Park(_, parking, 1) = settle(Err(failed(is_no_fault, next)), Utc::now(), true) else {
                     panic!("not parked");
                 };
-                assert_eq!((parking.cause, parking.has_failed), (cause, !is_trial));
+                assert_eq!((parking.cause, parking.has_failed), (cause, !is_no_fault));
             }
         }
         let asked_for = Some(20 * MINUTE);
@@ -430,7 +435,7 @@ mod tests {
             which in 0usize..8, millis in 0u64..20_000, for_creation: bool, crowded: bool,
         ) {
             let (now, pause) = (Utc::now(), Duration::from_millis(millis));
-            let retry = |next| Failure::Retry { next, record: Vec::new(), is_trial: which == 4, for_creation };
+            let retry = |next| Failure::Retry { next, record: Vec::new(), is_no_fault: which == 4, for_creation };
             let failure = match which {
                 0 => retry(Next::Quick(pause)),
                 1 => retry(Next::Park(pause)),

@@ -223,7 +223,7 @@ impl Forward {
                 Err(Failure::Retry {
                     next: Next::Quick(Duration::ZERO),
                     record,
-                    is_trial: false,
+                    is_no_fault: true,
                     for_creation: false,
                 })
             }
@@ -298,7 +298,7 @@ impl Forward {
         Err(Failure::Retry {
             next,
             record: vec![NewEvent::new(envelope, &payload)],
-            is_trial,
+            is_no_fault: is_trial,
             for_creation,
         })
     }

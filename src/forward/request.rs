@@ -80,7 +80,7 @@ impl Forward {
                 Plan::Confirm(first, _) => Err(Failure::Retry {
                     next: Next::Quick(Duration::ZERO),
                     record: vec![refused(&first, event, request, error)],
-                    is_trial: false,
+                    is_no_fault: true,
                     for_creation: false,
                 }),
                 _ => Ok(self.dead(attempt, request, error)),

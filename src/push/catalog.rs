@@ -104,7 +104,7 @@ impl Push {
         Err(Failure::Retry {
             next: Next::Park(pause),
             record: vec![NewEvent::new(envelope, &accepted)],
-            is_trial: false,
+            is_no_fault: true,
             for_creation: true,
         })
     }

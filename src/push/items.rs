@@ -173,14 +173,14 @@ impl Push {
             Err(Failure::Retry {
                 next,
                 mut record,
-                is_trial,
+                is_no_fault,
                 for_creation,
             }) => {
                 record.insert(0, progress(request));
                 Err(Failure::Retry {
                     next,
                     record,
-                    is_trial,
+                    is_no_fault,
                     for_creation,
                 })
             }
@@ -188,7 +188,7 @@ impl Push {
             Err(Failure::Later { after, for_creation }) => Err(Failure::Retry {
                 next: Next::ParkUncounted(after),
                 record: vec![progress(request.saturating_sub(1))],
-                is_trial: false,
+                is_no_fault: true,
                 for_creation,
             }),
             other => other,

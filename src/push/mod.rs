@@ -168,7 +168,7 @@ impl Push {
             Some(next) if Schedule::retries(request) < max_retries => Err(Failure::Retry {
                 next,
                 record: vec![self.attempt_failed(event, request, error, next.pause())],
-                is_trial: false,
+                is_no_fault: false,
                 for_creation: false,
             }),
             _ => Ok(self.given_up(event, request, error)),

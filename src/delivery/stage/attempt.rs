@@ -357,8 +357,8 @@ impl<S: Stage> Worker<S> {
                     self.wake_other_lane(context, &event, is_created);
                     return Ok(ended);
                 }
-                Settlement::Again(events, pause, is_trial) => {
-                    has_failed |= !is_trial;
+                Settlement::Again(events, pause, is_no_fault) => {
+                    has_failed |= !is_no_fault;
                     if !self.record_attempt(context, about, &event, events).await {
                         return Ok(Attempted::Stopped);
                     }
