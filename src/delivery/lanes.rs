@@ -56,6 +56,8 @@ use crate::{
 pub const MAX_WAITING: usize = 1000;
 /// Changes that may wait to be written: as many as events are held at a time.
 const MAX_CHANGES: usize = 2048;
+/// Least milliseconds between two times that a look makes a lane due.
+const BETWEEN_LOOKS_MS: i64 = 1000;
 /// Wait for one answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -218,9 +220,24 @@ impl Lanes {
         self.table().is_behind(key)
     }
 
-    /// Whether an event behind the head of a lane was tried before.
-    pub fn has_tried(&self, key: OrderKey) -> bool {
-        self.table().get(key).is_some_and(|lane| lane.has_tried)
+    /// The same, to try one of its events: another order waits for it.
+    pub fn look_for(&self, key: OrderKey, event: u64) {
+        self.table().look_for(key, event);
+    }
+
+    /// Which event of a lane that the caller looks at was to be tried.
+    pub fn take_looked_for(&self, key: OrderKey) -> Option<u64> {
+        self.table().take_looked_for(key)
+    }
+
+    /// When a lane that the caller looks at is to be made due: now, or a while after it was the last time.
+    pub fn next_look(&self, key: OrderKey, now: DateTime<Utc>) -> DateTime<Utc> {
+        self.table().next_look(key, now, BETWEEN_LOOKS_MS)
+    }
+
+    /// Whether events behind the head of a lane may be tried before it.
+    pub fn has_others(&self, key: OrderKey) -> bool {
+        self.table().get(key).is_some_and(|lane| lane.has_others)
     }
 
     /// Whether that was said of a lane that the caller works on, since this was asked last.

@@ -198,8 +198,9 @@ pub trait Stage: Send + Sync + 'static {
         false
     }
 
-    /// The lane that an event waits for in another one, if it announces another order than that one is about.
-    fn held_up_by(&self, _: &Recorded) -> impl Future<Output = anyhow::Result<Option<OrderKey>>> + Send {
+    /// The event that an event waits for in another lane, by that lane and its sequence there, if the event announces another order than that one
+    /// is about.
+    fn held_up_by(&self, _: &Recorded) -> impl Future<Output = anyhow::Result<Option<(OrderKey, u64)>>> + Send {
         async { Ok(None) }
     }
 

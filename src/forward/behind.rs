@@ -2,7 +2,8 @@
 //! secrets, and what a branch's secret proved has lanes of its own.
 //!
 //! Each event has a turn: its place on the log, or that of the request by which a person had it taken up again. News wait for all events with
-//! an earlier turn. News that wait for other news let an announcement in their own lane pass, because those may wait for the order.
+//! an earlier turn. News that wait for other news let an announcement in their own lane pass unless the backend has their order: the other news may
+//! wait for that order.
 //!
 //! An announcement waits for earlier announcements. It waits for earlier news only if it announces another order than they are about and the
 //! backend has theirs: the backend would apply them to the newer order otherwise. It does not wait if the first of the earlier news stands in
@@ -56,27 +57,32 @@ impl Forward {
         let Some(awaited) = awaited else {
             return Ok(());
         };
+        // News of an order that is there let no other one pass: the other news may not let them go before it is over with that one.
+        let is_news = matches!(awaited, Awaited::News(_)) && !event.envelope.is_creation();
+        let has_order = self.identity.has_order_of(event);
+        let for_creation = is_news && !has_order.await.map_err(|error| cannot_see(&error))?;
         let waited = (Utc::now() - self.identity.turn_of(event).since)
             .to_std()
             .unwrap_or_default();
         Err(Failure::OtherLane {
             after: (waited / 8).clamp(LEAST_BEHIND, MOST_BEHIND),
-            for_creation: matches!(awaited, Awaited::News(_)) && !event.envelope.is_creation(),
+            for_creation,
         })
     }
 
-    /// The lane of an event that an announcement waits for, if it announces another order than that event is about.
+    /// An event that an announcement waits for, with its lane, if it announces another order than that event is about.
     ///
     /// # Errors
     /// If the log does not answer.
-    pub(super) async fn lane_of_another(&self, event: &Recorded) -> anyhow::Result<Option<OrderKey>> {
+    pub(super) async fn behind_another(&self, event: &Recorded) -> anyhow::Result<Option<(OrderKey, u64)>> {
+        let place = |earlier: &Recorded| (OrderKey::of(earlier), self.identity.place_in_lane(earlier));
         let earlier = match self.awaited(event).await? {
             None => return Ok(None),
-            Some(Awaited::News(earlier)) => return Ok(Some(OrderKey::of(&earlier))),
+            Some(Awaited::News(earlier)) => return Ok(Some(place(&earlier))),
             Some(Awaited::Announcement(earlier)) => earlier,
         };
         let is_another = self.identity.announces_another(event, &earlier).await?;
-        Ok(is_another.then(|| OrderKey::of(&earlier)))
+        Ok(is_another.then(|| place(&earlier)))
     }
 
     async fn awaited(&self, event: &Recorded) -> anyhow::Result<Option<Awaited>> {
@@ -166,6 +172,12 @@ impl OrderIdentity {
             }
         }
         Ok(None)
+    }
+
+    /// The sequence under which a body stands in its lane: its own, or that of the request by which it is taken up again.
+    fn place_in_lane(&self, body: &Recorded) -> u64 {
+        let request = self.orders.taken_up(body.sequence);
+        request.map_or(body.sequence, |request| request.sequence)
     }
 
     /// The turn of a body that has no outcome, or that is taken up again, with the time of that.

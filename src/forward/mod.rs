@@ -447,8 +447,8 @@ impl Stage for Forward {
         identity::are_apart(one, other)
     }
 
-    async fn held_up_by(&self, event: &Recorded) -> anyhow::Result<Option<OrderKey>> {
-        self.lane_of_another(event).await
+    async fn held_up_by(&self, event: &Recorded) -> anyhow::Result<Option<(OrderKey, u64)>> {
+        self.behind_another(event).await
     }
 
     async fn another_held_up(&self, earlier: &Recorded) -> anyhow::Result<Option<Recorded>> {

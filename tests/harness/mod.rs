@@ -238,6 +238,13 @@ impl World {
         .expect_success();
     }
 
+    /// How many messages were written to the stream of lanes.
+    pub(crate) async fn lane_writes(&self) -> u64 {
+        let provision = self.nats.provision().await;
+        let stream = provision.get_stream("LANES").await.unwrap();
+        stream.get_info().await.unwrap().state.last_sequence
+    }
+
     /// The lanes that are open.
     pub(crate) async fn lanes(&self) -> Vec<Value> {
         let provision = self.nats.provision().await;

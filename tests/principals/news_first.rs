@@ -1,12 +1,16 @@
 //! A number that is used again, and one order in two lanes: news of yesterday's order come to the backend before today's order, which they would
 //! change otherwise.
 
-use super::{another_order::away, two_lanes::of_another_day, *};
+use super::{
+    another_order::away,
+    two_lanes::{corrected, of_another_day, patient_tenants},
+    *,
+};
 use crate::harness::backend::ORDERS;
 
 /// The memory of orders reaches two seconds back: what comes later with the same number is another order. What is parked waits for longer than the
 /// test.
-async fn forgetful_tenants() -> Tenants {
+pub(super) async fn forgetful_tenants() -> Tenants {
     Tenants::new(|more| {
         more.set("CIRCUIT_BREAKER_ENABLED", false)
             .set("RETRY_DELAYS", "1h")
@@ -17,7 +21,7 @@ async fn forgetful_tenants() -> Tenants {
 }
 
 /// Waits until nothing that was accepted so far is within the memory of orders.
-async fn window_is_over() {
+pub(super) async fn window_is_over() {
     let began = std::time::Instant::now();
     eventually("the window is over", PATIENCE, async || {
         let passed = began.elapsed();
@@ -117,4 +121,73 @@ async fn news_that_the_backend_knows_no_order_of_do_not_keep_todays() {
     tenants.say(Platform, B, &of_another_day(id)).await;
     world.log.wait_for(EventType::OrderDeadLettered, 1).await;
     world.at_end(Ends::forwarded(2).dead_lettered(1)).await;
+}
+
+/// A status of yesterday's order waits for its retry, and its cancellation, by the other secret, for that. Today's order comes behind the cancellation:
+/// the status is tried at once, and the cancellation is told before today's order. The two lanes are not written in a loop.
+#[tokio::test(flavor = "multi_thread")]
+async fn news_that_wait_for_news_are_told_before_todays_order() {
+    let tenants = forgetful_tenants().await;
+    let world = &tenants.outside.world;
+    let id = "CR-94";
+    tenants.say(Platform, B, &order(id)).await;
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    world.backend.next_for(id, [away()]);
+    tenants.say(B, B, &change(id, "preparing")).await;
+    world.has_parked(1).await;
+    tenants.say(Platform, B, &change(id, "cancelled")).await;
+    world.has_parked(2).await;
+    window_is_over().await;
+    let before = world.lane_writes().await;
+    tenants.say(Platform, B, &of_another_day(id)).await;
+    world.log.wait_for(EventType::OrderForwarded, 4).await;
+    let written = world.lane_writes().await - before;
+    assert!(written < 50, "{written} writes of lanes");
+    assert_eq!(tenants.paths_of(id), paths(id, &[true, false, false, false, true]));
+}
+
+/// The same within the memory of orders: today's order is a duplicate that is another order.
+#[tokio::test(flavor = "multi_thread")]
+async fn news_that_wait_for_news_are_told_before_a_duplicate() {
+    let tenants = patient_tenants().await;
+    let world = &tenants.outside.world;
+    let id = "CR-95";
+    tenants.say(Platform, B, &order(id)).await;
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    world.backend.next_for(id, [away()]);
+    tenants.say(B, B, &change(id, "preparing")).await;
+    world.has_parked(1).await;
+    tenants.say(Platform, B, &change(id, "cancelled")).await;
+    world.has_parked(2).await;
+    tenants.say(Platform, B, &of_another_day(id)).await;
+    world.at_end(Ends::forwarded(3).ignored(1)).await;
+    assert_eq!(tenants.paths_of(id), paths(id, &[true, false, false, false]));
+}
+
+mod long {
+    use super::*;
+
+    /// Yesterday's order is announced again after today's, while a status of yesterday's hangs and a later one waits for it. No three events wait for each
+    /// other.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_announcement_of_yesterdays_order_after_todays_closes_no_circle() {
+        let tenants = patient_tenants().await;
+        let world = &tenants.outside.world;
+        let id = "CR-96";
+        tenants.say(Platform, B, &order(id)).await;
+        world.log.wait_for(EventType::OrderForwarded, 1).await;
+        world.backend.next_for(id, [away(), Said::Hang]);
+        tenants.say(B, B, &change(id, "preparing")).await;
+        world.has_parked(1).await;
+        tenants.say(Platform, B, &change(id, "ready")).await;
+        world.has_parked(2).await;
+        tenants.say(B, B, &of_another_day(id)).await;
+        world.backend.wait_for(3).await;
+        tenants.say(Platform, B, &corrected(id)).await;
+        let before = world.lane_writes().await;
+        world.log.wait_for(EventType::OrderIgnored, 2).await;
+        world.at_end(Ends::forwarded(3).ignored(2)).await;
+        let written = world.lane_writes().await - before;
+        assert!(written < 100, "{written} writes of lanes");
+    }
 }

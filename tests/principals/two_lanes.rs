@@ -355,16 +355,11 @@ mod long {
         world.backend.takes(Duration::from_millis(1500));
         world.post_orders(&tenants.hub, ids("slow", 950)).await;
         world.log.wait_for(EventType::OrderTransformed, 959).await;
-        let written = async || {
-            let provision = world.nats.provision().await;
-            let stream = provision.get_stream("LANES").await.unwrap();
-            stream.get_info().await.unwrap().state.last_sequence
-        };
         // A rate: writes in so long, before and after today's order came.
         let in_a_while = async || {
-            let before = written().await;
+            let before = world.lane_writes().await;
             tokio::time::sleep(MEASURED).await;
-            written().await - before
+            world.lane_writes().await - before
         };
         let calm = in_a_while().await;
         tenants.send("careem", B, Some(B), &of_another_day(id)).await.event_id();

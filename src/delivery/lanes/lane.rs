@@ -41,7 +41,7 @@ pub struct Lane {
     /// then.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tried: Vec<TriedEvent>,
-    /// It holds, or held, events of which neither waits for the other. Earlier versions leave it out.
+    /// It holds, or held, events of several branches. Earlier versions leave it out.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_mixed: bool,
 }
@@ -88,6 +88,7 @@ impl Lane {
     /// Notes the branch of an event in it, if it names one.
     pub fn note_branch(&mut self, branch: Option<&str>) {
         if branch.is_some() && self.branch.as_deref() != branch {
+            self.is_mixed |= self.branch.is_some();
             self.branch = branch.map(str::to_owned);
         }
     }
@@ -162,12 +163,11 @@ impl Lane {
         due.chain(head).for_each(|due_at| *due_at = now.min(*due_at));
     }
 
-    /// Where the first of those that wait stands that creates the order, if one does; an outer none if that is not known. One that was tried is of
-    /// another branch's order.
+    /// Where the first of those that wait stands that creates an order, if one does; an outer none if that is not known.
     pub fn creation(&self) -> Option<Option<usize>> {
         let creations = self.creations.as_ref()?;
         let mut waiting = self.waiting.iter().map(|(sequence, _)| sequence);
-        Some(waiting.position(|event| creations.contains(event) && self.tried(*event).is_none()))
+        Some(waiting.position(|event| creations.contains(event)))
     }
 
     /// Whether it is to be worked on. Its time was written by the clock of a hub and is compared with the clock of one: where
@@ -234,6 +234,7 @@ impl Lane {
             for_creation: false,
             creations: None,
             tried: Vec::new(),
+            is_mixed: self.is_mixed || missing.is_mixed || self.branch != missing.branch,
             ..self
         })
     }
@@ -255,27 +256,26 @@ impl Lane {
         })
     }
 
-    /// The same, where the head still waits for its order, until then. The next event that creates an order passes it.
-    pub fn waits_on(self, due_at: DateTime<Utc>, now: DateTime<Utc>) -> Self {
-        let waits = |lane: Self| Self {
+    /// The same, where the head still waits for its order, until then. `passes`: where that one of those that wait stands that passes it.
+    pub fn waits_on(self, due_at: DateTime<Utc>, passes: Option<usize>, now: DateTime<Utc>) -> Self {
+        let waits = Self {
             due_at,
             for_creation: true,
-            ..lane
+            ..self
         };
-        match self.creation() {
-            // Which of them creates one is not known: they are read when the head is tried.
-            None => self,
-            Some(None) => waits(self),
-            Some(Some(at)) => waits(self).led_by_waiting(at, now),
+        match passes {
+            None => waits,
+            Some(at) => waits.led_by_waiting(at, now),
         }
     }
 
-    /// With one of those that wait before all others, due now.
+    /// With one of those that wait before all others, due now or at its own time.
     pub fn led_by_waiting(mut self, at: usize, now: DateTime<Utc>) -> Self {
         let (sequence, requests) = self.waiting.remove(at);
+        let due_at = self.tried(sequence).map_or(now, |tried| tried.due_at.max(now));
         Self {
             requests,
-            ..self.led_by(sequence, now)
+            ..self.led_by(sequence, due_at)
         }
     }
 
@@ -284,9 +284,10 @@ impl Lane {
     pub fn led_back(mut self, passed: u64, due_at: DateTime<Utc>) -> Option<Self> {
         let at = self.waiting.iter().position(|(sequence, _)| *sequence == passed)?;
         let (head, requests) = self.waiting.remove(at);
+        self.keep_time_of_head();
         let passer = (self.head, self.requests);
-        let behind = self.waiting.partition_point(|(sequence, _)| *sequence < passer.0);
-        self.waiting.insert(behind, passer);
+        let before = self.waiting.iter().rposition(|(sequence, _)| *sequence < passer.0);
+        self.waiting.insert(before.map_or(0, |at| at + 1), passer);
         // Only an event that creates an order passes others.
         if let Some(creations) = self.creations.as_mut().filter(|known| !known.contains(&passer.0)) {
             creations.push(passer.0);
@@ -296,7 +297,7 @@ impl Lane {
                 head,
                 requests,
                 due_at,
-                for_creation: false,
+                for_creation: true,
                 ..self
             }
             .without_tried_head(),
@@ -348,8 +349,8 @@ impl Lane {
         self
     }
 
-    /// With this event before all others, due now.
-    pub fn led_by(mut self, sequence: u64, now: DateTime<Utc>) -> Self {
+    /// With this event before all others, due then.
+    pub fn led_by(mut self, sequence: u64, due_at: DateTime<Utc>) -> Self {
         if self.for_creation {
             self.keep_time_of_head();
         }
@@ -357,7 +358,7 @@ impl Lane {
         Self {
             head: sequence,
             requests: 0,
-            due_at: now,
+            due_at,
             for_creation: false,
             ..self
         }

@@ -37,8 +37,12 @@ pub(super) struct OpenLane {
     taken: bool,
     /// It is looked at before it is due.
     look: bool,
-    /// See [`Lane::tried`].
-    pub(super) has_tried: bool,
+    /// The event in it that is to be tried then, because another order waits for it in the other lane.
+    look_for: Option<u64>,
+    /// When it was made due last by such a look, in milliseconds since 1970.
+    looked_at: i64,
+    /// Events behind the head may be tried before it.
+    pub(super) has_others: bool,
     /// Its head waits for the other lane of its order. Another instance does not know that: there it is tried when it is due.
     is_behind: bool,
 }
@@ -57,7 +61,9 @@ impl OpenLane {
             due_at: lane.due_at.timestamp_millis(),
             taken: false,
             look: false,
-            has_tried: !lane.tried.is_empty(),
+            look_for: None,
+            looked_at: i64::MIN,
+            has_others: !lane.waiting.is_empty() && (lane.is_mixed || !lane.tried.is_empty()),
             is_behind: false,
         }
     }
@@ -97,6 +103,7 @@ impl LaneTable {
     pub(super) fn put(&mut self, key: OrderKey, mut lane: OpenLane) {
         if let Some(before) = self.open.get(&key) {
             (lane.taken, lane.look) = (before.taken, before.look);
+            (lane.look_for, lane.looked_at) = (before.look_for, before.looked_at);
             lane.is_behind = before.is_behind && before.head == lane.head;
             self.queue.remove(&(before.turn(), key));
             self.oldest.remove(&(before.oldest, key));
@@ -208,6 +215,30 @@ impl LaneTable {
                 self.queue.insert((lane.turn(), key));
             }
         }
+    }
+
+    /// The same, to try one of its events.
+    pub(super) fn look_for(&mut self, key: OrderKey, event: u64) {
+        self.look_at(key);
+        if let Some(lane) = self.open.get_mut(&key) {
+            lane.look_for = Some(event);
+        }
+    }
+
+    /// Which event a lane that the caller looks at is looked at for.
+    pub(super) fn take_looked_for(&mut self, key: OrderKey) -> Option<u64> {
+        self.open.get_mut(&key)?.look_for.take()
+    }
+
+    /// When a lane may be made due by a look: not sooner than so many milliseconds after the last time, or two lanes could have each other tried
+    /// without a pause. The caller makes it due then.
+    pub(super) fn next_look(&mut self, key: OrderKey, now: DateTime<Utc>, pause: i64) -> DateTime<Utc> {
+        let now = now.timestamp_millis();
+        let Some(lane) = self.open.get_mut(&key) else {
+            return DateTime::from_timestamp_millis(now).unwrap_or_default();
+        };
+        lane.looked_at = now.max(lane.looked_at.saturating_add(pause));
+        DateTime::from_timestamp_millis(lane.looked_at).unwrap_or_default()
     }
 
     /// Notes whether the head of a lane waits for the other lane of its order. It holds as long as that is the head, also when other events

@@ -48,7 +48,7 @@ impl<S: Stage> Worker<S> {
         }
         match self.event_in(key, &lane, sequence).await? {
             Ok(recorded) if !context.has_ended(&recorded) => {
-                let end = |event: &Recorded| aged::<S>(event, requests);
+                let end = |event: &Recorded| self.given_up(event, aged::<S>(event, requests));
                 if !self.record_out_of_turn(&recorded, requests, end, context).await? {
                     return Ok(false);
                 }

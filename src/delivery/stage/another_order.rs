@@ -87,9 +87,9 @@ impl<S: Stage> Worker<S> {
     ) -> anyhow::Result<()> {
         let waits = S::creates(event) && matches!(handled, Err(Failure::OtherLane { .. }));
         if let Some(lanes) = context.lanes.as_ref().filter(|_| waits)
-            && let Some(key) = self.stage.held_up_by(event).await?
+            && let Some((key, earlier)) = self.stage.held_up_by(event).await?
         {
-            lanes.look_at(key);
+            lanes.look_for(key, earlier);
         }
         Ok(())
     }
@@ -123,6 +123,17 @@ impl<S: Stage> Worker<S> {
             }
             return Ok(is_ours);
         }
+        if let Some(wanted) = lanes.take_looked_for(key).filter(|wanted| *wanted != lane.head)
+            && lane
+                .tried(wanted)
+                .is_some_and(|tried| tried.due_at > Utc::now() + look_again())
+            && !context.handed_over.load(Ordering::Relaxed)
+        {
+            let mut lane = lane.clone();
+            lane.hasten(wanted, lanes.next_look(key, Utc::now()));
+            lanes.put(key, &self.next_in(lane).await?).await?;
+            return Ok(true);
+        }
         let is_free = lanes.is_behind(key) || lane.for_creation && self.has_order_of(&head).await? == Some(true);
         // What is tried soon anyway is left alone: two lanes must not have each other tried without a pause.
         let is_far = lane.due_at > Utc::now() + look_again();
@@ -131,7 +142,7 @@ impl<S: Stage> Worker<S> {
         if !is_due || context.handed_over.load(Ordering::Relaxed) {
             return Ok(false);
         }
-        let due_at = Utc::now();
+        let due_at = lanes.next_look(key, Utc::now()).min(lane.due_at);
         lanes.put(key, &Lane { due_at, ..lane.clone() }).await?;
         Ok(true)
     }
@@ -155,28 +166,27 @@ impl<S: Stage> Worker<S> {
         if is_untried || context.handed_over.load(Ordering::Relaxed) {
             return Ok(attempted);
         }
-        // News that wait for their order let another one pass, unless the backend has theirs.
-        if parking.for_creation && !(has_failed && self.has_order_of(head).await? == Some(true)) {
-            return Ok(attempted);
+        let (mut parking, mut is_early) = (parking, false);
+        if parking.for_creation {
+            // News that wait for their order let an order pass, unless the backend has theirs.
+            if self.has_order_of(head).await? != Some(true) {
+                return Ok(attempted);
+            }
+            parking.for_creation = false;
+            // It may take a backend a moment to know an order that it has just taken.
+            is_early = lane.for_creation || requests as usize <= QUICK.len();
+            if is_early {
+                let soon = Utc::now() + TimeDelta::from_std(QUICK[QUICK.len() - 1]).unwrap_or_default();
+                parking.until = parking.until.min(soon);
+            }
         }
-        let Some((newer, since)) = self.another_order_behind(key, lane, head).await? else {
+        let attempted = Attempted::Parked(requests, parking);
+        let behind = self.another_order_behind(key, lane, head).await?;
+        let Some((newer, since)) = behind.filter(|_| !is_early) else {
             return Ok(attempted);
         };
-        // It may take a backend a moment to know an order that it has just taken.
-        if parking.for_creation && requests as usize <= QUICK.len() {
-            let for_creation = false;
-            return Ok(Attempted::Parked(
-                requests,
-                Parking {
-                    for_creation,
-                    ..parking
-                },
-            ));
-        }
         if !has_failed && parking.cause == ParkCause::OtherLane {
-            if let Some((lanes, other)) = context.lanes.as_ref().zip(OrderKey::beside(head)) {
-                lanes.look_at(other);
-            }
+            self.look_beside(head, context).await?;
             return Ok(attempted);
         }
         let waited = (Utc::now() - since).to_std().unwrap_or_default();
@@ -185,12 +195,29 @@ impl<S: Stage> Worker<S> {
             let until = parking.until.min(soon);
             return Ok(Attempted::Parked(requests, Parking { until, ..parking }));
         }
-        let end = |event: &Recorded| number_used_again::<S>(event, requests, &newer);
+        // Its provider is told nothing: the number means the newer order there.
+        let end = |event: &Recorded| vec![number_used_again::<S>(event, requests, &newer)];
         if self.record_out_of_turn(head, requests, end, context).await? {
             Ok(Attempted::Ended)
         } else {
             Ok(Attempted::Stopped)
         }
+    }
+
+    /// Has the other lane of an order looked at, for the event that this one waits for there.
+    async fn look_beside(&self, event: &Recorded, context: &TaskContext) -> anyhow::Result<()> {
+        let Some((lanes, other)) = context.lanes.as_ref().zip(OrderKey::beside(event)) else {
+            return Ok(());
+        };
+        let awaited = match self.body_of(event.clone()).await? {
+            Some(body) => self.stage.held_up_by(&body).await?,
+            None => None,
+        };
+        match awaited {
+            Some((key, earlier)) => lanes.look_for(key, earlier),
+            None => lanes.look_at(other),
+        }
+        Ok(())
     }
 
     /// The body of the first event that announces another order than the head of a lane is about, and waits for that: in this lane, or in

@@ -67,7 +67,7 @@ impl<S: Stage> Worker<S> {
     }
 
     /// What each event of a lane is about, in its order; none if there are too many.
-    async fn bodies_in(&self, lane: &Lane) -> anyhow::Result<Option<Vec<Option<Recorded>>>> {
+    pub(super) async fn bodies_in(&self, lane: &Lane) -> anyhow::Result<Option<Vec<Option<Recorded>>>> {
         if lane.waiting.len() >= MOST_READ {
             return Ok(None);
         }
@@ -116,12 +116,12 @@ impl<S: Stage> Worker<S> {
 }
 
 /// Whether neither of two events of a lane waits for the other. An event that is not there any more may be about any order.
-fn are_apart<S: Stage>(one: Option<&Recorded>, other: Option<&Recorded>) -> bool {
+pub(super) fn are_apart<S: Stage>(one: Option<&Recorded>, other: Option<&Recorded>) -> bool {
     one.zip(other).is_some_and(|(one, other)| S::are_apart(one, other))
 }
 
-/// Whether a failure of an event keeps others waiting: another branch's in an open lane of its order key, or behind it in the queue, or those that let
-/// it pass. It is parked then, however few are in memory.
+/// Whether a failure of an event keeps others waiting that need not: another branch's behind it in the queue, or those of a lane of which it is not the
+/// only one that may be tried. It is parked then, however few are in memory.
 pub(super) fn holds_up_another<S: Stage, T>(
     context: &TaskContext,
     (kind, event): (WorkKind, &Recorded),
@@ -131,10 +131,9 @@ pub(super) fn holds_up_another<S: Stage, T>(
         return false;
     };
     let key = OrderKey::of(event);
-    let holds_up_lane = match failure {
-        Failure::OfBranch { .. } => kind == WorkKind::Event && lanes.is_open(key),
-        Failure::OtherLane { .. } => kind == WorkKind::Lane && lanes.has_tried(key),
-        _ => false,
+    let holds_up_lane = match kind {
+        WorkKind::Event => matches!(failure, Failure::OfBranch { .. }) && lanes.is_open(key),
+        WorkKind::Lane => lanes.has_others(key),
     };
     holds_up_lane || S::HAS_ORDERS_APART && context.behind.has_another(event)
 }

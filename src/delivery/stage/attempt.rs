@@ -176,7 +176,12 @@ impl<S: Stage> Worker<S> {
                 lane.note_retried(sequence, original);
                 lane.branch = branch;
                 let is_behind = parking.cause == ParkCause::OtherLane;
-                put_parked(self.lanes(context)?, key, &lane, is_behind).await?;
+                let lanes = self.lanes(context)?;
+                put_parked(lanes, key, &lane, is_behind).await?;
+                if lane.for_creation {
+                    // Its order may have come while it was handled.
+                    lanes.look_at(key);
+                }
                 crash_stage_at(S::NAME, "after_lane");
             }
         }
@@ -240,19 +245,16 @@ impl<S: Stage> Worker<S> {
                 // The lane belongs to the next instance, which reads the outcomes from the log.
                 _ if context.handed_over.load(Ordering::Relaxed) => return Ok(()),
                 Attempted::Parked(requests, parking) => {
-                    let begins_to_wait = !lane.for_creation;
                     lane = Lane {
                         requests,
                         due_at: parking.until,
                         for_creation: parking.for_creation,
                         ..lane
                     };
-                    let passed = match lane.creation() {
-                        _ if !parking.for_creation => None,
-                        // The creation may be in the lane even if the head waited for it before: an earlier version let it join.
-                        Some(known) => known,
-                        None if begins_to_wait => self.creation_in(key, &lane).await?,
-                        None => None,
+                    // The creation may be in the lane even if the head waited for it before: an earlier version let it join.
+                    let passed = match parking.for_creation {
+                        true => self.passing(key, &lane).await?,
+                        false => None,
                     };
                     let after = match passed {
                         Some(at) => lane.led_by_waiting(at, Utc::now()),

@@ -2,7 +2,7 @@
 
 use chrono::Utc;
 
-use super::{Stage, Worker, attempt::TaskContext};
+use super::{Stage, Worker, apart::are_apart, attempt::TaskContext};
 use crate::{
     delivery::lanes::Lane,
     event::{EventType, NewEvent, Recorded},
@@ -21,7 +21,11 @@ impl<S: Stage> Worker<S> {
             && let Ok(news) = self.event_in(key, &lane, lane.head).await?
             && self.has_order_of(&news).await? == Some(false)
         {
-            return self.next_in(lane.waits_on(waits.due_at, Utc::now())).await.map(Some);
+            let passes = self.passing(key, &lane).await?;
+            return self
+                .next_in(lane.waits_on(waits.due_at, passes, Utc::now()))
+                .await
+                .map(Some);
         }
         let lane = self.hastened(key, lane).await?;
         self.next_in(lane).await.map(Some)
@@ -43,8 +47,7 @@ impl<S: Stage> Worker<S> {
         is_recorded
     }
 
-    /// A lane of which news behind its head waited for their order, which is there now: they are due, before the head if that announces another
-    /// order. None if there are none.
+    /// A lane of which news behind its head waited for their order, which is there now: they are due. None if there are none.
     pub(super) async fn woken(&self, key: OrderKey, lane: &Lane, head: &Recorded) -> anyhow::Result<Option<Lane>> {
         if let Some(lane) = self.led_back(key, lane, head).await? {
             return Ok(Some(lane));
@@ -72,8 +75,8 @@ impl<S: Stage> Worker<S> {
         Ok(lane)
     }
 
-    /// The lane with news at its head again that let the present head pass: their order is there now, and the head announces another one, which
-    /// comes after them. None if that is not so.
+    /// The lane with news at its head again that let the present head pass: their order is there now, so they wait for nothing. What the head waits for
+    /// may wait for them. None if that is not so.
     pub(super) async fn led_back(&self, key: OrderKey, lane: &Lane, head: &Recorded) -> anyhow::Result<Option<Lane>> {
         for waits in lane.tried.iter().filter(|event| event.for_creation) {
             let Ok(news) = self.event_in(key, lane, waits.sequence).await? else {
@@ -82,10 +85,7 @@ impl<S: Stage> Worker<S> {
             let Some((head, news)) = self.body_of(head.clone()).await?.zip(self.body_of(news).await?) else {
                 continue;
             };
-            if !S::are_apart(&head, &news)
-                && self.stage.has_order_of(&news).await? == Some(true)
-                && self.stage.announces_another(&head, &news).await?
-            {
+            if !S::are_apart(&head, &news) && self.stage.has_order_of(&news).await? == Some(true) {
                 return Ok(lane.clone().led_back(waits.sequence, Utc::now()));
             }
         }
@@ -99,9 +99,19 @@ impl<S: Stage> Worker<S> {
         }
     }
 
-    /// Which event that waits in a lane is the one that its head waits for: it came while the head waited for something else,
-    /// and so did not pass. The lane does not say it, as an earlier version leaves it, so they are read.
-    pub(super) async fn creation_in(&self, key: OrderKey, lane: &Lane) -> anyhow::Result<Option<usize>> {
+    /// Where the first of those that wait stands that creates the order for which the head waits. In a lane with several branches it must be no other
+    /// branch's, and pass no announcement of its own.
+    pub(super) async fn passing(&self, key: OrderKey, lane: &Lane) -> anyhow::Result<Option<usize>> {
+        let known = lane.creation();
+        if let Some(known) = known.filter(|_| !S::HAS_ORDERS_APART || !lane.is_mixed) {
+            return Ok(known);
+        }
+        if let Some(bodies) = self.bodies_in(lane).await? {
+            let passes = |body: &&Option<Recorded>| {
+                body.as_ref().is_some_and(S::creates) && !are_apart::<S>(bodies[0].as_ref(), body.as_ref())
+            };
+            return Ok(bodies.iter().skip(1).position(|body| passes(&body)));
+        }
         for (at, (sequence, _)) in lane.waiting.iter().enumerate() {
             let event = event_at(self.journal.connection(), *sequence).await?;
             if event.is_some_and(|event| S::creates(&event) && OrderKey::of(&event) == key) {

@@ -18,7 +18,7 @@ impl<S: Stage> Worker<S> {
         waiting: usize,
         context: &TaskContext,
     ) -> anyhow::Result<bool> {
-        let end = |event: &Recorded| without_room::<S>(event, requests, waiting);
+        let end = |event: &Recorded| self.given_up(event, without_room::<S>(event, requests, waiting));
         self.record_out_of_turn(recorded, 0, end, context).await
     }
 
@@ -33,14 +33,14 @@ impl<S: Stage> Worker<S> {
         &self,
         recorded: &Recorded,
         requests: u32,
-        end: impl Fn(&Recorded) -> NewEvent,
+        end: impl Fn(&Recorded) -> Vec<NewEvent>,
         context: &TaskContext,
     ) -> anyhow::Result<bool> {
         if S::only_wakes(recorded.envelope.event_type) {
             return Ok(true);
         }
         let end = match self.order(recorded.clone(), requests).await? {
-            EventAction::Handle(event) => self.given_up(&event, end(&event)),
+            EventAction::Handle(event) => end(&event),
             EventAction::NotOurs => return Ok(true),
             EventAction::Left => return Ok(false),
             EventAction::Gone(sequence, is_there) => vec![gone(recorded, S::NAME, sequence, is_there)],

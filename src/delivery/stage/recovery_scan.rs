@@ -235,6 +235,7 @@ impl RecoveryScan {
                     let lane = lane.into_mut();
                     lane.waiting.push((open.sequence, open.requests));
                     lane.note_retried(open.sequence, open.retried);
+                    lane.note_branch(open.branch.as_deref());
                     // This event may be the creation that the head waits for, so the head is tried at once and looks for it.
                     if std::mem::take(&mut lane.for_creation) {
                         lane.due_at = now;

@@ -179,7 +179,7 @@ impl WorkQueue {
     }
 
     pub(super) fn is_crowded(&self) -> bool {
-        self.count() > CROWDED || self.bytes > MAX_QUEUED_BYTES / 2
+        self.count() >= CROWDED || self.bytes > MAX_QUEUED_BYTES / 2
     }
 
     pub(super) fn is_queued(&self, sequence: u64) -> bool {
@@ -290,9 +290,9 @@ mod tests {
     #[test]
     fn events_and_bytes_in_memory_are_limited() {
         let mut queue = none();
-        (1..=512).for_each(|sequence| queue.push(item(sequence, "CR-1", 1)));
+        (1..=511).for_each(|sequence| queue.push(item(sequence, "CR-1", 1)));
         assert!(!queue.is_crowded());
-        (513..=1023).for_each(|sequence| queue.push(item(sequence, "CR-1", 1)));
+        (512..=1023).for_each(|sequence| queue.push(item(sequence, "CR-1", 1)));
         assert!(queue.is_crowded() && queue.has_room());
         queue.push(item(1024, "CR-1", 1));
         assert!(!queue.has_room() && queue.is_queued(1024));

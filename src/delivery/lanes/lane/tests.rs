@@ -99,12 +99,12 @@ fn news_that_let_another_order_pass_wait_on() {
     let due_at = led.next_for_creation().unwrap().due_at;
     let next = led.clone().advance(now).unwrap();
     assert_eq!((next.head, &*next.tried, next.due_at), (7, &[][..], now));
-    let next = next.waits_on(due_at, now);
+    let next = next.waits_on(due_at, Some(1), now);
     assert_eq!(
         (next.head, next.due_at, &*next.tried),
         (25, now, &[tried(7, later, true)][..])
     );
-    let next = next.advance(now).unwrap().waits_on(due_at, now);
+    let next = next.advance(now).unwrap().waits_on(due_at, None, now);
     assert_eq!(
         (next.head, next.requests, next.due_at, next.for_creation),
         (7, 4, later, true)
@@ -128,16 +128,13 @@ fn news_get_their_place_back() {
     led.join(25, 0, false);
     let back = led.led_back(7, now).unwrap();
     assert_eq!(
-        (back.head, back.requests, back.due_at, &*back.tried),
-        (7, 4, now, &[][..])
+        (back.head, back.requests, back.due_at, back.for_creation),
+        (7, 4, now, true)
     );
+    assert_eq!(back.tried, [tried(20, now, false)], "and it keeps its own time");
     assert_eq!(back.waiting, [(9, 0), (20, 2), (25, 0)]);
     // If they wait for their order all the same, the next order passes them again.
-    let waits = Lane {
-        for_creation: true,
-        ..back
-    };
-    assert_eq!(waits.creation(), Some(Some(1)));
+    assert_eq!(back.creation(), Some(Some(1)));
 }
 
 #[test]
