@@ -137,7 +137,11 @@ impl Waiting {
                 came = opening.come(stream) => came.ok()?,
                 () = poll_fn(|context| stream.layer().poll_end(context)) => return None,
                 () = release.cancelled() => Came::Other,
-                () = tokio::time::sleep(most) => return None,
+                () = tokio::time::sleep(most) => {
+                    // Closed with bytes unread it would be reset: the client is slow, not one of too many.
+                    let _ = recv(&***stream, &mut [0; LOOKED_AT], RecvFlags::empty());
+                    return None;
+                }
             };
             is_served(stream, came).then_some(connection)
         }));
