@@ -1,8 +1,8 @@
 //! Holds new connections until there is something to serve: a whole request head, or the client's hello where the port speaks TLS.
 //!
-//! To hold a socket costs a third of what it costs to set up HTTP for it. So connections that say nothing, or a byte, and give their
-//! places to the next ones of their address, take little from the others. What came is looked at and left in the system's buffer: the
-//! server reads it as if nobody had seen it, and answers whatever is wrong with it.
+//! To accept a connection, hold it and end it takes about 24 µs of CPU; with HTTP set up for it, it took some 40. So connections that say
+//! nothing, or a byte, and give their places to the next ones of their address, take less from the others. What came is looked at and left
+//! in the system's buffer: the server reads it as if nobody had seen it, and answers whatever is wrong with it.
 
 use std::{
     future::poll_fn,
