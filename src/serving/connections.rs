@@ -18,7 +18,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
-    task::Context,
+    task::{Context, Poll},
     time::Instant,
 };
 
@@ -148,7 +148,7 @@ pub struct ConnectionSlot {
 }
 
 impl Connections {
-    /// Of the public port, which may have so many. Each costs about 10 KB and a file descriptor.
+    /// Of the public port, which may have so many. Each costs a file descriptor, and about 10 KB once it is served.
     pub fn public(most: usize, who_is: impl Fn(IpAddr) -> Peer + Send + Sync + 'static) -> Arc<Self> {
         let gauge = |class: &'static str| metrics::gauge!("connections_open", "class" => class);
         let gauges = Some([gauge("unknown"), gauge("known")]);
@@ -397,11 +397,21 @@ impl ConnectionSlot {
         }
     }
 
-    /// Whether it has to end because a newer one took its place; if not, the caller is woken when it has to.
-    pub fn has_ended(&self, context: &Context<'_>) -> bool {
+    /// Its first request has come, so it is busy until that is answered. False if a newer one has taken its place.
+    pub fn begin(&self) -> bool {
+        let state = &self.connection.state;
+        let begun = state.compare_exchange(IDLE, BUSY, Ordering::AcqRel, Ordering::Acquire);
+        begun != Err(ENDED)
+    }
+
+    /// Ready when it has to end because a newer one took its place. Of several tasks only the last one that asked is woken.
+    pub fn poll_end(&self, context: &Context<'_>) -> Poll<()> {
         let connection = &self.connection;
         connection.reader.register(context.waker());
-        connection.state.load(Ordering::Acquire) == ENDED
+        match connection.state.load(Ordering::Acquire) {
+            ENDED => Poll::Ready(()),
+            _ => Poll::Pending,
+        }
     }
 }
 

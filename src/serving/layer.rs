@@ -33,6 +33,10 @@ impl<S, L> Layered<S, L> {
     pub(super) const fn new(stream: S, layer: L) -> Self {
         Self { stream, layer }
     }
+
+    pub(super) const fn layer(&self) -> &L {
+        &self.layer
+    }
 }
 
 impl<S, L> Deref for Layered<S, L> {

@@ -1,10 +1,12 @@
-//! The listener of a port: it accepts no more connections than there are file descriptors for, and it can leave new
-//! connections aside before it closes.
+//! The listener of a port: it accepts no more connections than there are file descriptors for, holds each until there is something to
+//! serve (see [`super::waiting`]), and can leave new connections aside before it closes.
 
 use std::{
+    future::poll_fn,
     io,
     net::{SocketAddr, TcpListener},
     sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -16,8 +18,13 @@ use tokio::{
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
 };
+use tokio_util::sync::CancellationToken;
 
-use super::layer::{Layer, Layered};
+use super::{
+    connections::{ConnectionSlot, Connections},
+    layer::{Layer, Layered},
+    waiting::{Opening, Waiting},
+};
 
 /// Connections that are accepted beyond those that a port may have, so that they can be closed, or take the place of others.
 /// They are part of the descriptors that [`crate::hub::budget`] keeps for the process itself.
@@ -30,7 +37,7 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 pub struct Peer(SocketAddr);
 
 impl Address for Peer {
-    type Stream = Accepted;
+    type Stream = Placed;
     type Listener = Listening;
 }
 
@@ -44,23 +51,45 @@ impl Connected<Peer> for SocketAddr {
 pub struct Listening {
     listener: tokio::net::TcpListener,
     room: Arc<Semaphore>,
-    connections: usize,
+    connections: Arc<Connections>,
+    waiting: Waiting,
     reported_at: Mutex<Option<Instant>>,
 }
 
 impl Listening {
-    /// Of a port that may have so many connections.
+    /// Of a port whose connections are these. Each may take so long for its opening; once `release` is cancelled, all are served
+    /// without it.
     ///
     /// # Errors
     /// If the runtime cannot take the listener.
-    pub(super) fn new(listener: TcpListener, connections: usize) -> io::Result<Self> {
+    pub(super) fn new(
+        listener: TcpListener,
+        connections: Arc<Connections>,
+        opening: Opening,
+        most: Duration,
+        release: CancellationToken,
+    ) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
+        let open = connections.most() + BEYOND;
         Ok(Self {
             listener: tokio::net::TcpListener::from_std(listener)?,
-            room: Arc::new(Semaphore::new(connections + BEYOND)),
+            room: Arc::new(Semaphore::new(open)),
             connections,
+            waiting: Waiting::new(opening, most, release),
             reported_at: Mutex::default(),
         })
+    }
+
+    /// Accepts the next connection; returns it if it can be served at once.
+    async fn accept(&self) -> io::Result<Option<(Placed, SocketAddr)>> {
+        let permit = self.room().await?;
+        let (stream, address) = self.listener.accept().await?;
+        // Whoever gets no place was counted there.
+        let Ok(place) = self.connections.open(address.ip()) else {
+            return Ok(None);
+        };
+        let stream = Layered::new(Layered::new(stream, permit), place);
+        Ok(self.waiting.hold((stream, address)))
     }
 
     /// Room for one more, as soon as there is some.
@@ -78,7 +107,7 @@ impl Listening {
         let mut reported_at = self.reported_at.lock().unwrap_or_else(PoisonError::into_inner);
         if reported_at.is_none_or(|reported_at| reported_at.elapsed() >= TELL_EVERY) {
             *reported_at = Some(Instant::now());
-            let connections = self.connections;
+            let connections = self.connections.most();
             tracing::warn!(
                 connections,
                 "all connections of a port are in use: new ones wait until others end"
@@ -87,16 +116,23 @@ impl Listening {
     }
 }
 
-impl AddrListener<Accepted, Peer> for Listening {
+impl AddrListener<Placed, Peer> for Listening {
     async fn bind_to(_: Peer) -> io::Result<Self> {
         // Never called: the hub provides its own listener.
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    async fn accept_stream(&self) -> io::Result<(Accepted, Peer)> {
-        let permit = self.room().await?;
-        let (stream, address) = self.listener.accept().await?;
-        Ok((Layered::new(stream, permit), Peer(address)))
+    async fn accept_stream(&self) -> io::Result<(Placed, Peer)> {
+        loop {
+            let next = tokio::select! {
+                biased;
+                held = poll_fn(|context| self.waiting.poll_next(context)) => Some(held),
+                accepted = self.accept() => accepted?,
+            };
+            if let Some((stream, address)) = next {
+                return Ok((stream, Peer(address)));
+            }
+        }
     }
 
     fn get_local_addr(&self) -> io::Result<Peer> {
@@ -125,13 +161,25 @@ pub(super) fn leave_new_ones(listener: &TcpListener) {
 pub(super) fn leave_new_ones(_: &TcpListener) {}
 
 /// An accepted connection, which counts as long as it lives.
-pub(super) type Accepted = Layered<TcpStream, OwnedSemaphorePermit>;
+type Accepted = Layered<TcpStream, OwnedSemaphorePermit>;
 
 impl Layer for OwnedSemaphorePermit {}
 
+/// An accepted connection that has its place as long as it lives.
+pub(super) type Placed = Layered<Accepted, ConnectionSlot>;
+
+impl Layer for ConnectionSlot {
+    fn before_read(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        match self.poll_end(context) {
+            Poll::Ready(()) => Err(io::ErrorKind::ConnectionAborted.into()),
+            Poll::Pending => Ok(()),
+        }
+    }
+}
+
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
-    use std::net::TcpStream;
+    use std::{io::Write as _, net::TcpStream};
 
     use super::*;
 
@@ -150,16 +198,17 @@ mod tests {
     #[tokio::test]
     async fn it_waits_while_too_many_are_open() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let listening = Listening::new(listener, 1).unwrap();
-        let _callers: Vec<_> = (0..BEYOND + 2).map(|_| TcpStream::connect(address).unwrap()).collect();
-        let mut open = Vec::new();
-        for _ in 0..=BEYOND {
-            open.push(listening.accept_stream().await.unwrap());
-        }
+        let mut caller = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        caller.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        let (connections, most) = (Connections::private(1), Duration::from_secs(60));
+        let release = CancellationToken::new();
+        let listening = Listening::new(listener, connections, Opening::Request, most, release).unwrap();
+        let open: Vec<_> = (0..=BEYOND)
+            .map(|_| Arc::clone(&listening.room).try_acquire_owned().unwrap())
+            .collect();
         let one_more = tokio::time::timeout(Duration::from_millis(50), listening.accept_stream()).await;
         assert!(one_more.is_err(), "there is no room for it");
-        drop(open.pop());
+        drop(open);
         assert!(listening.accept_stream().await.is_ok());
     }
 }

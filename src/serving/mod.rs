@@ -8,6 +8,7 @@
 
 pub mod server;
 mod listening;
+mod waiting;
 mod layer;
 mod strict;
 pub mod connections;

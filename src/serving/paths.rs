@@ -25,6 +25,8 @@ pub(crate) fn unknown_provider(headers: &HeaderMap) -> Response<Body> {
 
 /// Bytes of a request's line and headers. The HTTP library takes up to twice as many where they come in one piece.
 pub(crate) const MAX_HEAD_BYTES: usize = 32 * 1024;
+/// Headers of one request.
+pub(super) const MAX_HEADERS: usize = 100;
 /// Around a name and its value: colon, space and line end.
 const AROUND_HEADER: usize = 4;
 

@@ -23,16 +23,13 @@ use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
 use super::{
-    connections::{ConnectionSlot, Connections, Guest},
-    layer::{Layer, Layered},
-    listening::{Accepted, Listening, Peer, leave_new_ones},
-    paths::MAX_HEAD_BYTES,
+    connections::{Connections, Guest},
+    listening::{Listening, Peer, Placed, leave_new_ones},
+    paths::{MAX_HEAD_BYTES, MAX_HEADERS},
     strict::StrictAcceptor,
+    waiting::Opening,
 };
 use crate::{fault_injection, process::descriptors};
-
-/// Headers of one request.
-const MAX_HEADERS: usize = 100;
 
 /// Time for the TLS handshake of a connection, which has its place from before it: two round trips.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -84,7 +81,14 @@ pub async fn serve(listener: TcpListener, router: Router, serving: Serving, stop
     let first_head = fault_injection::time("first_head_timeout", FIRST_HEAD_TIMEOUT).min(header_timeout);
     let handle = Handle::<Peer>::new();
     let closing = listener.try_clone()?;
-    let mut server = Server::from_listener(Listening::new(listener, connections.most())?)
+    let release = CancellationToken::new();
+    let opening = if tls.is_some() {
+        Opening::TlsHello
+    } else {
+        Opening::Request
+    };
+    let listening = Listening::new(listener, connections, opening, first_head, release.clone())?;
+    let mut server = Server::from_listener(listening)
         .http1_only()
         .handle(handle.clone())
         .first_request_timeout(first_head)
@@ -97,10 +101,7 @@ pub async fn serve(listener: TcpListener, router: Router, serving: Serving, stop
         .max_buf_size(MAX_HEAD_BYTES)
         .max_headers(MAX_HEADERS);
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    let bounded = Bounded {
-        connections,
-        unread: header_timeout,
-    };
+    let bounded = Bounded { unread: header_timeout };
     let mut serving: Pin<Box<dyn Future<Output = io::Result<()>> + Send>> = match tls {
         None => Box::pin(server.acceptor(StrictAcceptor(bounded)).serve(service)),
         Some(tls) => {
@@ -115,6 +116,8 @@ pub async fn serve(listener: TcpListener, router: Router, serving: Serving, stop
     }
     if !linger.is_zero() {
         leave_new_ones(&closing);
+        // What is under way is served, but not what waits for its head.
+        release.cancel();
         tokio::select! {
             result = &mut serving => return result,
             () = tokio::time::sleep(linger) => {}
@@ -142,28 +145,25 @@ fn not_accepted() -> impl Fn(Option<&Peer>, &io::Error) + Send + Sync + 'static 
     }
 }
 
-/// Gives each connection its place, or refuses it.
+/// Prepares each connection that is served.
 #[derive(Clone)]
 struct Bounded {
-    connections: Arc<Connections>,
     /// How long an answer may lie unread: a client that takes none of it would keep its connection for ever.
     unread: Duration,
 }
 
-impl<S> Accept<Accepted, S> for Bounded {
+impl<S> Accept<Placed, S> for Bounded {
     type Stream = Placed;
     type Service = OfGuest<S>;
     type Future = std::future::Ready<io::Result<(Placed, OfGuest<S>)>>;
 
-    fn accept(&self, stream: Accepted, service: S) -> Self::Future {
+    fn accept(&self, stream: Placed, service: S) -> Self::Future {
         let accepted = || {
-            let peer = stream.peer_addr()?.ip();
-            let place = self.connections.open(peer).map_err(io::Error::other)?;
             stream.set_nodelay(true)?;
             #[cfg(target_os = "linux")]
-            SockRef::from(&*stream).set_tcp_user_timeout(Some(self.unread))?;
-            let guest = place.guest();
-            Ok((Layered::new(stream, place), OfGuest { service, guest }))
+            SockRef::from(&**stream).set_tcp_user_timeout(Some(self.unread))?;
+            let guest = stream.layer().guest();
+            Ok((stream, OfGuest { service, guest }))
         };
         std::future::ready(accepted())
     }
@@ -198,17 +198,5 @@ where
             drop(busy);
             answer
         })
-    }
-}
-
-/// A connection that has its place as long as it lives.
-type Placed = Layered<Accepted, ConnectionSlot>;
-
-impl Layer for ConnectionSlot {
-    fn before_read(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        if self.has_ended(context) {
-            return Err(io::ErrorKind::ConnectionAborted.into());
-        }
-        Ok(())
     }
 }

@@ -102,6 +102,13 @@ impl Default for Scanner {
 }
 
 impl Scanner {
+    /// Whether these first bytes of a connection are refused already.
+    pub(super) fn refuses(bytes: &mut [u8]) -> bool {
+        let mut scanner = Self::default();
+        scanner.scan(bytes);
+        scanner.at == At::Refused
+    }
+
     fn scan(&mut self, bytes: &mut [u8]) {
         let mut next = 0;
         while next < bytes.len() {
