@@ -9,6 +9,7 @@ mod apart;
 mod lists;
 mod news_first;
 mod numbers;
+mod random;
 mod two_lanes;
 mod told;
 mod wakes;

@@ -54,7 +54,9 @@ async fn callers_do_not_take_the_last_descriptor() {
         early.write(piece).await;
         rest = later;
         let metrics = world.metrics(&hub).await;
-        let refused = metrics.lines().filter(|line| line.starts_with("connections_refused_total"));
+        let refused = metrics
+            .lines()
+            .filter(|line| line.starts_with("connections_refused_total"));
         let refused = refused.filter_map(|line| line.rsplit_once(' ')?.1.parse::<usize>().ok());
         if refused.sum::<usize>() > LIMIT / 2 {
             Ok(())

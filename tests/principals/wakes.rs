@@ -135,7 +135,7 @@ async fn news_in_the_other_lane_are_told_after_a_handover() {
     tenants.cancellation_was_told_last(id).await;
 }
 
-fn waiting_settings(outside: &Outside) -> Settings {
+pub(super) fn waiting_settings(outside: &Outside) -> Settings {
     outside
         .settings_for("CAREEM")
         .set("CAREEM_ENABLED", true)
