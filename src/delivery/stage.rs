@@ -209,8 +209,9 @@ pub trait Stage: Send + Sync + 'static {
         async { Ok(None) }
     }
 
-    /// Whether the other side has the order that news of it wait for; none where this stage does not know.
-    fn has_order_of(&self, _: &Recorded) -> impl Future<Output = anyhow::Result<Option<bool>>> + Send {
+    /// Whether news need not wait for their order any more: the other side has it, or has another one of the number, for which they are given up. None
+    /// where this stage does not know.
+    fn wait_is_over(&self, _: &Recorded) -> impl Future<Output = anyhow::Result<Option<bool>>> + Send {
         async { Ok(None) }
     }
 

@@ -2,8 +2,8 @@
 //! secrets, and what a branch's secret proved has lanes of its own.
 //!
 //! Each event has a turn: its place on the log, or that of the request by which a person had it taken up again. News wait for all events with
-//! an earlier turn. News that wait for other news let an announcement in their own lane pass unless the backend has their order: the other news may
-//! wait for that order.
+//! an earlier turn. News that wait for other news let an announcement in their own lane pass as long as the backend has no order of the number: it may
+//! be theirs, and the other news may wait for it, too.
 //!
 //! An announcement waits for earlier announcements. It waits for earlier news only if it announces another order than they are about and the
 //! backend has theirs: the backend would apply them to the newer order otherwise. It does not wait if the first of the earlier news stands in
@@ -57,10 +57,10 @@ impl Forward {
         let Some(awaited) = awaited else {
             return Ok(());
         };
-        // News of an order that is there let no other one pass: the other news may not let them go before it is over with that one.
+        // News that need not wait for their order let none pass: that one could wait for the other news.
         let is_news = matches!(awaited, Awaited::News(_)) && !event.envelope.is_creation();
-        let has_order = self.identity.has_order_of(event);
-        let for_creation = is_news && !has_order.await.map_err(|error| cannot_see(&error))?;
+        let is_over = self.identity.wait_is_over(event);
+        let for_creation = is_news && !is_over.await.map_err(|error| cannot_see(&error))?;
         let waited = (Utc::now() - self.identity.turn_of(event).since)
             .to_std()
             .unwrap_or_default();

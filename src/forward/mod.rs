@@ -455,8 +455,8 @@ impl Stage for Forward {
         self.identity.another_behind(earlier).await
     }
 
-    async fn has_order_of(&self, news: &Recorded) -> anyhow::Result<Option<bool>> {
-        self.identity.has_order_of(news).await.map(Some)
+    async fn wait_is_over(&self, news: &Recorded) -> anyhow::Result<Option<bool>> {
+        self.identity.wait_is_over(news).await.map(Some)
     }
 
     fn before(&self, event: &Recorded) -> Before {

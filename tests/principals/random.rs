@@ -4,10 +4,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    panic::AssertUnwindSafe,
     time::Duration,
 };
 
-use futures_util::future::join_all;
+use futures_util::{FutureExt as _, future::join_all};
 use webhook_hub::event::Recorded;
 
 use super::{
@@ -131,6 +132,32 @@ fn wrong(world: &World, events: &[std::sync::Arc<Recorded>], id: &str) -> Vec<St
     wrong
 }
 
+/// The lanes that are left, and what became of the events of their numbers.
+async fn what_waits(world: &World) -> String {
+    let (lanes, events) = (world.lanes().await, world.log.events().await);
+    let at = |sequence: &Value| events.iter().find(|event| Some(event.sequence) == sequence.as_u64());
+    let numbers: BTreeSet<_> = lanes
+        .iter()
+        .filter_map(|lane| at(&lane["head"]))
+        .map(|head| &head.envelope.external_order_id)
+        .collect();
+    let mut text = format!("{lanes:#?}\n");
+    for event in events
+        .iter()
+        .filter(|event| numbers.contains(&event.envelope.external_order_id))
+    {
+        let envelope = &event.envelope;
+        let (kind, branch, by) = (&envelope.webhook_type, &envelope.branch, envelope.principal.branch());
+        let cause = envelope.cause_sequence.unwrap_or_default();
+        let (sequence, number, what) = (event.sequence, &envelope.external_order_id, envelope.event_type);
+        text += &format!(
+            "{sequence} {number} {what} of {cause}: {kind:?} {branch:?} by {by:?} at {}\n",
+            envelope.time
+        );
+    }
+    text
+}
+
 async fn run_with(seed: u64, is_restarted: bool) {
     eprintln!("seed {seed}");
     let outside = Outside::with_file("careem.toml", CAREEM).await;
@@ -176,7 +203,12 @@ async fn run_with(seed: u64, is_restarted: bool) {
         }
     }
     let world = &tenants.outside.world;
-    let events = world.log.settled_within(ENDS_WITHIN).await;
+    let settled = AssertUnwindSafe(world.log.settled_within(ENDS_WITHIN))
+        .catch_unwind()
+        .await;
+    let Ok(events) = settled else {
+        panic!("seed {seed}: not everything has ended: {}", what_waits(world).await);
+    };
     let mut found: Vec<_> = plans.iter().flat_map(|(id, ..)| wrong(world, &events, id)).collect();
     // Where a number means one order of each branch, none is given up for another.
     for dead in events

@@ -134,7 +134,7 @@ impl<S: Stage> Worker<S> {
             lanes.put(key, &self.next_in(lane).await?).await?;
             return Ok(true);
         }
-        let is_free = lanes.is_behind(key) || lane.for_creation && self.has_order_of(&head).await? == Some(true);
+        let is_free = lanes.is_behind(key) || lane.for_creation && self.wait_is_over(&head).await? == Some(true);
         // What is tried soon anyway is left alone: two lanes must not have each other tried without a pause.
         let is_far = lane.due_at > Utc::now() + look_again();
         let is_due = is_free || (is_far && self.another_order_behind(key, lane, &head).await?.is_some());
@@ -169,7 +169,7 @@ impl<S: Stage> Worker<S> {
         let (mut parking, mut is_early) = (parking, false);
         if parking.for_creation {
             // News that wait for their order let an order pass, unless the backend has theirs.
-            if self.has_order_of(head).await? != Some(true) {
+            if self.wait_is_over(head).await? != Some(true) {
                 return Ok(attempted);
             }
             parking.for_creation = false;

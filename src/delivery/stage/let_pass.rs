@@ -19,7 +19,7 @@ impl<S: Stage> Worker<S> {
         };
         if let Some(waits) = waits
             && let Ok(news) = self.event_in(key, &lane, lane.head).await?
-            && self.has_order_of(&news).await? == Some(false)
+            && self.wait_is_over(&news).await? == Some(false)
         {
             let passes = self.passing(key, &lane).await?;
             return self
@@ -67,7 +67,7 @@ impl<S: Stage> Worker<S> {
             .collect();
         for waits in waiting {
             if let Ok(news) = self.event_in(key, &lane, waits.sequence).await?
-                && self.has_order_of(&news).await? == Some(true)
+                && self.wait_is_over(&news).await? == Some(true)
             {
                 lane.hasten(waits.sequence, now);
             }
@@ -85,16 +85,16 @@ impl<S: Stage> Worker<S> {
             let Some((head, news)) = self.body_of(head.clone()).await?.zip(self.body_of(news).await?) else {
                 continue;
             };
-            if !S::are_apart(&head, &news) && self.stage.has_order_of(&news).await? == Some(true) {
+            if !S::are_apart(&head, &news) && self.stage.wait_is_over(&news).await? == Some(true) {
                 return Ok(lane.clone().led_back(waits.sequence, Utc::now()));
             }
         }
         Ok(None)
     }
 
-    pub(super) async fn has_order_of(&self, news: &Recorded) -> anyhow::Result<Option<bool>> {
+    pub(super) async fn wait_is_over(&self, news: &Recorded) -> anyhow::Result<Option<bool>> {
         match self.body_of(news.clone()).await? {
-            Some(body) => self.stage.has_order_of(&body).await,
+            Some(body) => self.stage.wait_is_over(&body).await,
             None => Ok(None),
         }
     }

@@ -66,6 +66,14 @@ impl OrderIdentity {
         Ok(self.orders_of(news).await? == NumberAtBackend::Meant)
     }
 
+    /// Whether news need not wait for their order any more: the backend has it, or has another one of the number, for which they are given up.
+    ///
+    /// # Errors
+    /// If the log does not answer.
+    pub(in crate::forward) async fn wait_is_over(&self, news: &Recorded) -> anyhow::Result<bool> {
+        Ok(self.orders_of(news).await? != NumberAtBackend::Nothing)
+    }
+
     /// An error if the backend does not have the order of news, but another order with the number that was placed at another time. The
     /// backend would apply the news to that order. None for news that the backend has and that a person sends again.
     ///
