@@ -241,6 +241,14 @@ pub struct Recorded {
 }
 
 impl Recorded {
+    /// Where the webhook of an event stands on the log, as far as the event says: its own place, or that of the event from which it followed. Two bodies
+    /// may stand there in another order than their webhooks were accepted, for what two secrets proved is transformed side by side.
+    pub fn accepted_at(&self) -> u64 {
+        self.envelope
+            .cause_sequence
+            .map_or(self.sequence, |cause| cause.min(self.sequence))
+    }
+
     /// A webhook as it would stand on the log, of which no more is known than this: for trying what becomes of it.
     pub fn sample(provider: &str, order_id: &str, webhook_type: &str, body: &[u8], time: DateTime<Utc>) -> Self {
         let id = EventId::of_webhook(provider, &[body]);

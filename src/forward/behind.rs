@@ -86,7 +86,9 @@ impl Forward {
     }
 
     async fn awaited(&self, event: &Recorded) -> anyhow::Result<Option<Awaited>> {
-        let longest = TimeDelta::from_std(self.schedule.longest()).unwrap_or(TimeDelta::MAX);
+        // The quick attempts and the jitter come to that.
+        let longest = self.schedule.longest().saturating_mul(2).saturating_add(MOST_BEHIND);
+        let longest = TimeDelta::from_std(longest).unwrap_or(TimeDelta::MAX);
         let longest = longest.max(self.identity.orders.window());
         self.identity.awaited_in_another_lane(event, longest).await
     }
@@ -181,7 +183,7 @@ impl OrderIdentity {
     }
 
     /// The turn of a body that has no outcome, or that is taken up again, with the time of that.
-    fn pending(&self, found: &IndexEntry) -> Option<(u64, Option<DateTime<Utc>>)> {
+    pub(super) fn pending(&self, found: &IndexEntry) -> Option<(u64, Option<DateTime<Utc>>)> {
         if found.state.is_open() {
             return Some((found.sequence, None));
         }

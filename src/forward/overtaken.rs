@@ -16,7 +16,7 @@ impl OrderIdentity {
     /// supersedes it. What a person had retried was compared before it waited for its turn, so it is compared again.
     pub(super) async fn overtaken(&self, event: &Recorded, known: &OrderEvents) -> anyhow::Result<Option<Ignored>> {
         let own = known.of_webhook().map(|found| found.sequence);
-        let first = own.chain([event.sequence]).min().unwrap_or_default();
+        let first = own.chain([event.accepted_at()]).min().unwrap_or_default();
         let is_after = |found: &IndexEntry| found.sequence > first && found.sequence != event.sequence;
         let is_later = |found: IndexEntry| is_after(&found) && found.state.end().is_some();
         if event.is_again {

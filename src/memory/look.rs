@@ -116,7 +116,7 @@ impl Orders {
         }))
     }
 
-    /// The sequence of the first event of a webhook about the same order, of those that are known ([`Self::history`]); none if none is.
+    /// Where the webhook of an event was accepted first ([`Recorded::accepted_at`]), by its first event that is known ([`Self::history`]); none if none is.
     ///
     /// # Errors
     /// If NATS does not answer.
@@ -129,8 +129,8 @@ impl Orders {
         let print = lock(&self.index).prints("", "", webhook, None).webhook;
         for found in known.found.iter().filter(|found| found.webhook == print) {
             let read = self.read(about, *found).await?;
-            if read.is_some_and(|read| read.envelope.root_id == webhook) {
-                return Ok(Some(found.sequence));
+            if let Some(read) = read.filter(|read| read.envelope.root_id == webhook) {
+                return Ok(Some(read.accepted_at()));
             }
         }
         Ok(None)
@@ -319,7 +319,7 @@ impl KnownAcceptances for Orders {
         let known = self.history(event).await?;
         let first = self.first_acceptance(event, &known, event.envelope.root_id).await?;
         Ok(match first {
-            Some(first) => Start::Sequence(first.min(event.sequence) + 1),
+            Some(first) => Start::Sequence(first.min(event.accepted_at()) + 1),
             None => superseded::since(event),
         })
     }

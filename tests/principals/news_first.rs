@@ -4,6 +4,7 @@
 use super::{
     another_order::away,
     two_lanes::{corrected, of_another_day, patient_tenants},
+    wakes::waiting_settings,
     *,
 };
 use crate::harness::backend::ORDERS;
@@ -162,6 +163,66 @@ async fn news_that_wait_for_news_are_told_before_a_duplicate() {
     tenants.say(Platform, B, &of_another_day(id)).await;
     world.at_end(Ends::forwarded(3).ignored(1)).await;
     assert_eq!(tenants.paths_of(id), paths(id, &[true, false, false, false]));
+}
+
+/// Today's order has the number of one from before the memory of orders, and the backend refuses it. Its cancellation is not told of the old one.
+#[tokio::test(flavor = "multi_thread")]
+async fn news_of_a_refused_order_are_not_told_of_one_before_the_window() {
+    let tenants = forgetful_tenants().await;
+    let world = &tenants.outside.world;
+    let id = "CR-97";
+    tenants.say(Platform, B, &order(id)).await;
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    window_is_over().await;
+    world.backend.next_for(id, [Said::status(422)]);
+    tenants.say(Platform, B, &of_another_day(id)).await;
+    world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    tenants.say(Platform, B, &change(id, "cancelled")).await;
+    let dead = world.log.payloads(EventType::OrderDeadLettered, 2).await;
+    assert_eq!(dead[1]["error"]["code"], "ANOTHER_ORDER", "{}", dead[1]);
+    assert_eq!(tenants.paths_of(id), paths(id, &[true, true]));
+}
+
+/// The instance that works ends. Until another one takes its stages, statuses by the branch's secret and a cancellation by the platform's wait for their
+/// transformation, which handles the two secrets side by side. The cancellation is the last word that the backend hears.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancellation_is_the_last_word_after_a_takeover() {
+    let outside = Outside::with_file("careem.toml", CAREEM).await;
+    outside.world.database.run(BRANCHES).await.unwrap();
+    let settings = waiting_settings(&outside);
+    let hub = Hub::start(&settings).await;
+    let mut tenants = Tenants {
+        outside,
+        hub,
+        posted: Vec::new(),
+    };
+    let ids: Vec<_> = (0..8).map(|number| format!("CR-98-{number}")).collect();
+    for id in &ids {
+        tenants.say(Platform, B, &order(id)).await;
+    }
+    tenants
+        .outside
+        .world
+        .log
+        .wait_for(EventType::OrderForwarded, ids.len())
+        .await;
+    let next = Hub::start(&settings).await;
+    std::mem::replace(&mut tenants.hub, next).kill().await;
+    for (by, status) in [(B, "preparing"), (B, "ready"), (Platform, "cancelled")] {
+        for id in &ids {
+            tenants.say(by, B, &change(id, status)).await;
+        }
+    }
+    let world = &tenants.outside.world;
+    world.log.settled().await;
+    for id in &ids {
+        let requests = world.backend.requests().into_iter();
+        let told: Vec<_> = requests
+            .filter(|one| one.path.ends_with("/status") && one.path.contains(id.as_str()))
+            .map(|one| one.json()["statusChange"]["canonicalStatus"].clone())
+            .collect();
+        assert_eq!(told.last(), Some(&json!("cancelled")), "{id}: {told:?}");
+    }
 }
 
 mod long {

@@ -130,6 +130,10 @@ pub(super) fn holds_up_another<S: Stage, T>(
     let Some((lanes, failure)) = context.lanes.as_ref().zip(handled.as_ref().err()) else {
         return false;
     };
+    // It may be left to an instance that can handle it, and then keeps nothing waiting.
+    if matches!(failure, Failure::Elsewhere { .. }) {
+        return false;
+    }
     let key = OrderKey::of(event);
     let holds_up_lane = match kind {
         WorkKind::Event => matches!(failure, Failure::OfBranch { .. }) && lanes.is_open(key),

@@ -118,7 +118,7 @@ impl OrderIdentity {
             word: Word {
                 webhook,
                 accepted: Accepted {
-                    first: Some(first.unwrap_or(body.sequence)),
+                    first: Some(first.unwrap_or_else(|| body.accepted_at())),
                     received_at: body.envelope.received_at,
                 },
                 status,

@@ -43,7 +43,7 @@ impl OrderIdentity {
         }
         let known = self.orders.known(event);
         let first = self.orders.first_acceptance(event, &known, own.root_id).await?;
-        if first.is_some_and(|first| first <= earlier.sequence) {
+        if first.is_some_and(|first| first <= earlier.accepted_at()) {
             return Ok(false);
         }
         let meant = self.meant(earlier).await?;
@@ -90,7 +90,8 @@ impl OrderIdentity {
         Ok(Some(ErrorReport::new(ErrorType::Validation, ANOTHER_ORDER, message)))
     }
 
-    /// What the backend has of the number of news, as far as the memory reaches.
+    /// What the backend has of the number of news, as far as the memory reaches. An order that was accepted longer before than the window is another
+    /// one. None counts as that while the announcement of theirs has no outcome.
     async fn orders_of(&self, news: &Recorded) -> anyhow::Result<NumberAtBackend> {
         let (known, meant) = (self.orders.known(news), self.announced_before(news).await?);
         let mut has = NumberAtBackend::Nothing;
@@ -98,17 +99,24 @@ impl OrderIdentity {
             .of_branch()
             .filter(|found| found.state == EntryState::CreationForwarded)
         {
-            let Some(created) = self.announced_at(news, found).await? else {
+            let created = self.orders.read_whenever(news, found).await?;
+            let Some(created) = created.filter(|created| is_same_branch(created, news)) else {
                 continue;
             };
+            let age = (news.envelope.received_at - created.envelope.received_at).abs();
+            let is_older = age > self.orders.window();
             // A customer who is written in another way makes a duplicate that a person sees. It must not keep a cancellation from the backend.
-            let is_other = meant
-                .as_ref()
-                .is_some_and(|meant| body::were_placed_apart(&meant.payload, &created.payload));
-            if !is_other {
+            let is_apart = |meant: &Recorded| body::were_placed_apart(&meant.payload, &created.payload);
+            if !is_older && !meant.as_ref().is_some_and(is_apart) {
                 return Ok(NumberAtBackend::Meant);
             }
-            has = NumberAtBackend::Another;
+            let is_pending = |meant: &Recorded| {
+                let entry = known.found.iter().find(|entry| entry.sequence == meant.sequence);
+                entry.is_some_and(|entry| self.pending(entry).is_some())
+            };
+            if meant.as_ref().is_some_and(|meant| !is_pending(meant)) {
+                has = NumberAtBackend::Another;
+            }
         }
         Ok(has)
     }
@@ -138,11 +146,11 @@ impl OrderIdentity {
         let known = self.orders.known(event);
         let mut announced = Vec::new();
         for found in known.of_branch().rev().filter(|found| found.state.is_creation()) {
-            if found.sequence < event.sequence {
-                announced.extend(self.announced_at(event, found).await?);
-            }
+            announced.extend(self.announced_at(event, found).await?);
         }
-        if announced.len() < 2 {
+        if let [only] = &*announced
+            && only.sequence < event.sequence
+        {
             return Ok(announced.pop());
         }
         let own = self.accepted_at(event, event).await?;
@@ -163,9 +171,10 @@ impl OrderIdentity {
             .orders
             .first_acceptance(about, &known, event.envelope.root_id)
             .await?;
-        Ok(first.unwrap_or(event.sequence))
+        Ok(first.unwrap_or_else(|| event.accepted_at()))
     }
 
+    /// An announcement of an event's branch.
     async fn announced_at(&self, event: &Recorded, found: IndexEntry) -> anyhow::Result<Option<Recorded>> {
         let announced = self.orders.read(event, found).await?;
         Ok(announced.filter(|announced| is_same_branch(announced, event)))
