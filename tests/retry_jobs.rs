@@ -79,8 +79,10 @@ impl Jobs {
     /// At a terminal `--all` asks, and a person says no.
     async fn all_is_refused_at_a_terminal(&self, letters: usize) {
         const NO_TERMINAL: i32 = 99;
-        let shell =
-            format!("command -v script >/dev/null || exit {NO_TERMINAL}; printf 'n\\n' | script -qec \"$*\" /dev/null");
+        // The answer is given until it is taken: a terminal may drop what was typed before the question.
+        let shell = format!(
+            "command -v script >/dev/null || exit {NO_TERMINAL}; while echo n; do sleep 0.2; done | script -qec \"$*\" /dev/null"
+        );
         let ran = run(
             &self.operator.clone().through(&shell),
             &["dead-letters", "retry", "--all"],
