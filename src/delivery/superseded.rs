@@ -66,7 +66,7 @@ pub trait KnownAcceptances: Send + Sync {
     /// If NATS does not answer.
     fn begin(&self, event: &Recorded) -> impl Future<Output = anyhow::Result<Start>> + Send;
 
-    /// The sequence of the first acceptance of each of these webhooks of the event's order, or of the first event that came of it.
+    /// Where each of these webhooks of the event's order was accepted first ([`Recorded::accepted_at`]).
     /// Webhooks for which it is unknown are left out.
     ///
     /// # Errors

@@ -183,7 +183,7 @@ impl OrderIdentity {
     }
 
     /// The turn of a body that has no outcome, or that is taken up again, with the time of that.
-    pub(super) fn pending(&self, found: &IndexEntry) -> Option<(u64, Option<DateTime<Utc>>)> {
+    fn pending(&self, found: &IndexEntry) -> Option<(u64, Option<DateTime<Utc>>)> {
         if found.state.is_open() {
             return Some((found.sequence, None));
         }

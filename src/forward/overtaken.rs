@@ -15,8 +15,11 @@ impl OrderIdentity {
     /// How a webhook ends that was accepted again, or transformed late, if a later word about its order has ended meanwhile and
     /// supersedes it. What a person had retried was compared before it waited for its turn, so it is compared again.
     pub(super) async fn overtaken(&self, event: &Recorded, known: &OrderEvents) -> anyhow::Result<Option<Ignored>> {
-        let own = known.of_webhook().map(|found| found.sequence);
-        let first = own.chain([event.accepted_at()]).min().unwrap_or_default();
+        let first = self
+            .orders
+            .first_acceptance(event, known, event.envelope.root_id)
+            .await?;
+        let first = first.map_or(event.accepted_at(), |first| first.min(event.accepted_at()));
         let is_after = |found: &IndexEntry| found.sequence > first && found.sequence != event.sequence;
         let is_later = |found: IndexEntry| is_after(&found) && found.state.end().is_some();
         if event.is_again {
@@ -25,7 +28,11 @@ impl OrderIdentity {
         // The backend does not have these, so they only count if they call the order off. There may be a thousand of them, for instance
         // what found no room in a full lane, and a comparison with all of them reads the log once for each.
         let is_refused = |found: &IndexEntry| found.state == EntryState::NewsRefused;
-        let mut has_later = known.of_branch().any(|found| is_later(found) && !is_refused(&found));
+        let mut has_later = false;
+        for found in known.of_branch().filter(|found| is_later(*found) && !is_refused(found)) {
+            // A body that stands before this one may be of a webhook that came before its webhook.
+            has_later = has_later || found.sequence > event.sequence || self.is_after(event, found, first).await?;
+        }
         for found in known.of_branch().filter(|found| is_later(*found) && is_refused(found)) {
             has_later = has_later || self.calls_off(event, found).await?;
         }
@@ -37,6 +44,12 @@ impl OrderIdentity {
         }
         let newer = superseded::of_repeat(&self.log, event, &*self.orders).await?;
         Ok(newer.map(|newer| superseded_by(&newer)))
+    }
+
+    /// Whether the webhook of a body about an event's order was accepted after this place, or the body cannot be read any more.
+    async fn is_after(&self, event: &Recorded, found: IndexEntry, first: u64) -> anyhow::Result<bool> {
+        let said = self.orders.read(event, found).await?;
+        Ok(said.is_none_or(|said| said.accepted_at() > first))
     }
 
     /// Whether a body about an event's order calls it off, or cannot be read any more.

@@ -165,24 +165,6 @@ async fn news_that_wait_for_news_are_told_before_a_duplicate() {
     assert_eq!(tenants.paths_of(id), paths(id, &[true, false, false, false]));
 }
 
-/// Today's order has the number of one from before the memory of orders, and the backend refuses it. Its cancellation is not told of the old one.
-#[tokio::test(flavor = "multi_thread")]
-async fn news_of_a_refused_order_are_not_told_of_one_before_the_window() {
-    let tenants = forgetful_tenants().await;
-    let world = &tenants.outside.world;
-    let id = "CR-97";
-    tenants.say(Platform, B, &order(id)).await;
-    world.log.wait_for(EventType::OrderForwarded, 1).await;
-    window_is_over().await;
-    world.backend.next_for(id, [Said::status(422)]);
-    tenants.say(Platform, B, &of_another_day(id)).await;
-    world.log.wait_for(EventType::OrderDeadLettered, 1).await;
-    tenants.say(Platform, B, &change(id, "cancelled")).await;
-    let dead = world.log.payloads(EventType::OrderDeadLettered, 2).await;
-    assert_eq!(dead[1]["error"]["code"], "ANOTHER_ORDER", "{}", dead[1]);
-    assert_eq!(tenants.paths_of(id), paths(id, &[true, true]));
-}
-
 /// The instance that works ends. Until another one takes its stages, statuses by the branch's secret and a cancellation by the platform's wait for their
 /// transformation, which handles the two secrets side by side. The cancellation is the last word that the backend hears.
 #[tokio::test(flavor = "multi_thread")]

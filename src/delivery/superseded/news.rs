@@ -10,7 +10,7 @@ use crate::{event::EventId, order::status::Status};
 /// When a webhook was accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Accepted {
-    /// The sequence of its first acceptance, or of the first event that came of it; none if it is unknown.
+    /// Where its webhook was accepted first ([`crate::event::Recorded::accepted_at`]); none if it is unknown.
     pub first: Option<u64>,
     /// The time of this acceptance, which may not be the first.
     pub received_at: DateTime<Utc>,

@@ -334,14 +334,14 @@ async fn announced_before(
     branch: &str,
     (acceptances, own): (&impl KnownAcceptances, Accepted),
 ) -> anyhow::Result<Option<Recorded>> {
-    let before = own.first.unwrap_or(event.sequence).min(event.sequence);
+    let before = own.first.unwrap_or(event.sequence).min(event.accepted_at());
     let since = event.envelope.received_at.checked_sub_signed(acceptances.window());
     let begin = from(since.unwrap_or(DateTime::UNIX_EPOCH));
     let announcements = subjects(event, EventType::OrderTransformed, branch);
-    let is_before = |one: &Recorded| one.envelope.is_creation() && one.sequence < before;
+    let is_before = |one: &Recorded| one.envelope.is_creation() && one.accepted_at() < before;
     let searches = acceptances.searches();
-    let mut found = find(connection, searches, event, (announcements, begin), is_before).await?;
-    Ok(found.pop())
+    let found = find(connection, searches, event, (announcements, begin), is_before).await?;
+    Ok(found.into_iter().max_by_key(Recorded::accepted_at))
 }
 
 /// An order that was announced after a status was requested, and is not the one that the status is about.

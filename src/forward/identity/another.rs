@@ -90,8 +90,7 @@ impl OrderIdentity {
         Ok(Some(ErrorReport::new(ErrorType::Validation, ANOTHER_ORDER, message)))
     }
 
-    /// What the backend has of the number of news, as far as the memory reaches. An order that was accepted longer before than the window is another
-    /// one. None counts as that while the announcement of theirs has no outcome.
+    /// What the backend has of the number of news, as far as the memory reaches.
     async fn orders_of(&self, news: &Recorded) -> anyhow::Result<NumberAtBackend> {
         let (known, meant) = (self.orders.known(news), self.announced_before(news).await?);
         let mut has = NumberAtBackend::Nothing;
@@ -99,24 +98,17 @@ impl OrderIdentity {
             .of_branch()
             .filter(|found| found.state == EntryState::CreationForwarded)
         {
-            let created = self.orders.read_whenever(news, found).await?;
-            let Some(created) = created.filter(|created| is_same_branch(created, news)) else {
+            let Some(created) = self.announced_at(news, found).await? else {
                 continue;
             };
-            let age = (news.envelope.received_at - created.envelope.received_at).abs();
-            let is_older = age > self.orders.window();
             // A customer who is written in another way makes a duplicate that a person sees. It must not keep a cancellation from the backend.
-            let is_apart = |meant: &Recorded| body::were_placed_apart(&meant.payload, &created.payload);
-            if !is_older && !meant.as_ref().is_some_and(is_apart) {
+            let is_other = meant
+                .as_ref()
+                .is_some_and(|meant| body::were_placed_apart(&meant.payload, &created.payload));
+            if !is_other {
                 return Ok(NumberAtBackend::Meant);
             }
-            let is_pending = |meant: &Recorded| {
-                let entry = known.found.iter().find(|entry| entry.sequence == meant.sequence);
-                entry.is_some_and(|entry| self.pending(entry).is_some())
-            };
-            if meant.as_ref().is_some_and(|meant| !is_pending(meant)) {
-                has = NumberAtBackend::Another;
-            }
+            has = NumberAtBackend::Another;
         }
         Ok(has)
     }
