@@ -84,7 +84,7 @@ impl Listening {
     async fn accept(&self) -> io::Result<Option<(Placed, SocketAddr)>> {
         let permit = self.room().await?;
         let (stream, address) = self.listener.accept().await?;
-        // Whoever gets no place was counted there.
+        // A connection that gets no place was counted there.
         let Ok(place) = self.connections.open(address.ip()) else {
             return Ok(None);
         };

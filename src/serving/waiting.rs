@@ -1,8 +1,8 @@
 //! Holds new connections until there is something to serve: a whole request head, or the client's hello where the port speaks TLS.
 //!
 //! To accept a connection, hold it and end it takes about 24 µs of CPU; with HTTP set up for it, it took some 40. So connections that say
-//! nothing, or a byte, and give their places to the next ones of their address, take less from the others. What came is looked at and left
-//! in the system's buffer: the server reads it as if nobody had seen it, and answers whatever is wrong with it.
+//! nothing, or a byte, and give their places to the next ones of their address, take less from the others. The bytes that came are looked at
+//! and left in the socket, so the server reads them from the beginning and answers what is wrong with them.
 
 use std::{
     future::poll_fn,

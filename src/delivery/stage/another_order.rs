@@ -195,7 +195,7 @@ impl<S: Stage> Worker<S> {
             let until = parking.until.min(soon);
             return Ok(Attempted::Parked(requests, Parking { until, ..parking }));
         }
-        // Its provider is told nothing: the number means the newer order there.
+        // The provider is not told: there, the number means the newer order.
         let end = |event: &Recorded| vec![number_used_again::<S>(event, requests, &newer)];
         if self.record_out_of_turn(head, requests, end, context).await? {
             Ok(Attempted::Ended)
