@@ -57,8 +57,8 @@ pub struct Listening {
 }
 
 impl Listening {
-    /// Of a port whose connections are these. Each may take so long for its opening; once `release` is cancelled, all are served
-    /// without it.
+    /// For a port with these connections. `most`: how long a connection may take for its opening. Once `release` is cancelled, connections are
+    /// served without waiting for it.
     ///
     /// # Errors
     /// If the runtime cannot take the listener.

@@ -124,6 +124,20 @@ async fn news_that_the_backend_knows_no_order_of_do_not_keep_todays() {
     world.at_end(Ends::forwarded(2).dead_lettered(1)).await;
 }
 
+impl Tenants {
+    /// The backend has an order. A status of it waits for its retry, and its cancellation, by the other secret, for that.
+    async fn cancellation_waits_for_a_status(&self, id: &str) {
+        let world = &self.outside.world;
+        self.say(Platform, B, &order(id)).await;
+        world.log.wait_for(EventType::OrderForwarded, 1).await;
+        world.backend.next_for(id, [away()]);
+        self.say(B, B, &change(id, "preparing")).await;
+        world.has_parked(1).await;
+        self.say(Platform, B, &change(id, "cancelled")).await;
+        world.has_parked(2).await;
+    }
+}
+
 /// A status of yesterday's order waits for its retry, and its cancellation, by the other secret, for that. Today's order comes behind the cancellation:
 /// the status is tried at once, and the cancellation is told before today's order. The two lanes are not written in a loop.
 #[tokio::test(flavor = "multi_thread")]
@@ -131,13 +145,7 @@ async fn news_that_wait_for_news_are_told_before_todays_order() {
     let tenants = forgetful_tenants().await;
     let world = &tenants.outside.world;
     let id = "CR-94";
-    tenants.say(Platform, B, &order(id)).await;
-    world.log.wait_for(EventType::OrderForwarded, 1).await;
-    world.backend.next_for(id, [away()]);
-    tenants.say(B, B, &change(id, "preparing")).await;
-    world.has_parked(1).await;
-    tenants.say(Platform, B, &change(id, "cancelled")).await;
-    world.has_parked(2).await;
+    tenants.cancellation_waits_for_a_status(id).await;
     window_is_over().await;
     let before = world.lane_writes().await;
     tenants.say(Platform, B, &of_another_day(id)).await;
@@ -153,13 +161,7 @@ async fn news_that_wait_for_news_are_told_before_a_duplicate() {
     let tenants = patient_tenants().await;
     let world = &tenants.outside.world;
     let id = "CR-95";
-    tenants.say(Platform, B, &order(id)).await;
-    world.log.wait_for(EventType::OrderForwarded, 1).await;
-    world.backend.next_for(id, [away()]);
-    tenants.say(B, B, &change(id, "preparing")).await;
-    world.has_parked(1).await;
-    tenants.say(Platform, B, &change(id, "cancelled")).await;
-    world.has_parked(2).await;
+    tenants.cancellation_waits_for_a_status(id).await;
     tenants.say(Platform, B, &of_another_day(id)).await;
     world.at_end(Ends::forwarded(3).ignored(1)).await;
     assert_eq!(tenants.paths_of(id), paths(id, &[true, false, false, false]));

@@ -22,7 +22,7 @@ impl<S: Stage> Worker<S> {
         self.record_out_of_turn(recorded, 0, end, context).await
     }
 
-    /// What is recorded of an event that the runner gives up. A provider that waits for the word is told first.
+    /// The events that the runner records when it gives an event up: first the status for a provider that waits for it, then the dead letter.
     pub(super) fn given_up(&self, event: &Recorded, end: NewEvent) -> Vec<NewEvent> {
         self.stage.lost(event).into_iter().chain([end]).collect()
     }

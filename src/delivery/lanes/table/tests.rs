@@ -14,19 +14,7 @@ fn key(number: u8) -> OrderKey {
 }
 
 fn open(revision: u64, due_at: DateTime<Utc>) -> OpenLane {
-    let lane = Lane {
-        provider: "careem".into(),
-        head: 10 + revision,
-        requests: 4,
-        due_at,
-        waiting: Vec::new(),
-        for_creation: false,
-        creations: None,
-        retried: Vec::new(),
-        branch: None,
-        tried: Vec::new(),
-        is_mixed: false,
-    };
+    let lane = Lane::new("careem".into(), 10 + revision, 4, due_at, false);
     OpenLane::new(revision, LanePast::default(), &lane)
 }
 
@@ -167,18 +155,10 @@ fn a_lane_that_is_worked_on_is_not_due_until_it_is_released() {
 #[test]
 fn events_in_lanes_are_counted() {
     let mut table = LaneTable::default();
-    let lane = |waiting: &[u64]| Lane {
-        provider: "careem".into(),
-        head: 7,
-        requests: 4,
-        due_at: at(5),
-        waiting: waiting.iter().map(|event| (*event, 0)).collect(),
-        for_creation: false,
-        creations: None,
-        retried: Vec::new(),
-        branch: None,
-        tried: Vec::new(),
-        is_mixed: false,
+    let lane = |waiting: &[u64]| {
+        let mut lane = Lane::new("careem".into(), 7, 4, at(5), false);
+        waiting.iter().for_each(|event| lane.join(*event, 0, false));
+        lane
     };
     assert_eq!(table.parked(), (0, None));
     table.put(key(1), OpenLane::new(1, LanePast::default(), &lane(&[9, 12])));
