@@ -1,11 +1,12 @@
-//! The listener of a port: it accepts no more connections than there are file descriptors for, holds each until there is something to
-//! serve (see [`super::waiting`]), and can leave new connections aside before it closes.
+//! The listener of a port: it accepts no more connections than there are file descriptors for, those first that bring their opening (see
+//! [`super::unplaced`]), holds each until there is something to serve (see [`super::waiting`]), and can leave new connections aside before
+//! it closes.
 
 use std::{
     future::poll_fn,
     io,
     net::{SocketAddr, TcpListener},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -17,18 +18,23 @@ use socket2::{SockFilter, SockRef};
 use tokio::{
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
+    task::coop::consume_budget,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     connections::{ConnectionSlot, Connections},
     layer::{Layer, Layered},
-    waiting::{Opening, Waiting},
+    unplaced::Unplaced,
+    waiting::{Connection, Opening, Waiting},
 };
 
 /// Connections that are accepted beyond those that a port may have, so that they can be closed, or take the place of others.
 /// They are part of the descriptors that [`crate::hub::budget`] keeps for the process itself.
 const BEYOND: usize = 16;
+/// Most connections that are accepted and have no place yet. They are some of those that a port may have, so no more descriptors are in use
+/// because of them.
+const AHEAD: usize = 512;
 /// Shortest pause between two lines in the log about a listener that waits.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
@@ -50,7 +56,10 @@ impl Connected<Peer> for SocketAddr {
 /// A listener that waits with accepting while too many connections are open; what comes meanwhile waits in the system's queue.
 pub struct Listening {
     listener: tokio::net::TcpListener,
+    /// The same, to accept without waiting.
+    at_once: TcpListener,
     room: Arc<Semaphore>,
+    unplaced: Mutex<Unplaced>,
     connections: Arc<Connections>,
     waiting: Waiting,
     reported_at: Mutex<Option<Instant>>,
@@ -72,24 +81,33 @@ impl Listening {
         listener.set_nonblocking(true)?;
         let open = connections.most() + BEYOND;
         Ok(Self {
+            at_once: listener.try_clone()?,
             listener: tokio::net::TcpListener::from_std(listener)?,
             room: Arc::new(Semaphore::new(open)),
+            unplaced: Mutex::new(Unplaced::new(opening, AHEAD)),
             connections,
             waiting: Waiting::new(opening, most, release),
             reported_at: Mutex::default(),
         })
     }
 
-    /// Accepts the next connection; returns it if it can be served at once.
-    async fn accept(&self) -> io::Result<Option<(Placed, SocketAddr)>> {
+    /// Gives the next connection its place; returns it if it can be served at once. Waits while there is none.
+    async fn next(&self) -> io::Result<Option<Connection>> {
+        let room = || Arc::clone(&self.room).try_acquire_owned().ok();
+        let next = self.unplaced().next(&self.at_once, room);
+        if let Some(next) = next {
+            return Ok(self.place(TcpStream::from_std(next.stream)?, next.address, next.permit));
+        }
         let permit = self.room().await?;
         let (stream, address) = self.listener.accept().await?;
+        Ok(self.place(stream, address, permit))
+    }
+
+    fn place(&self, stream: TcpStream, address: SocketAddr, permit: OwnedSemaphorePermit) -> Option<Connection> {
         // A connection that gets no place was counted there.
-        let Ok(place) = self.connections.open(address.ip()) else {
-            return Ok(None);
-        };
+        let place = self.connections.open(address.ip()).ok()?;
         let stream = Layered::new(Layered::new(stream, permit), place);
-        Ok(self.waiting.hold((stream, address)))
+        self.waiting.hold((stream, address))
     }
 
     /// Room for one more, as soon as there is some.
@@ -101,6 +119,11 @@ impl Listening {
         self.tell();
         // It fails only if the semaphore is closed, which never happens.
         Arc::clone(&self.room).acquire_owned().await.map_err(io::Error::other)
+    }
+
+    fn unplaced(&self) -> MutexGuard<'_, Unplaced> {
+        // Taken by one task only.
+        self.unplaced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tell(&self) {
@@ -124,12 +147,14 @@ impl AddrListener<Placed, Peer> for Listening {
 
     async fn accept_stream(&self) -> io::Result<(Placed, Peer)> {
         loop {
-            let next = tokio::select! {
+            // In a flood there is always something to do.
+            consume_budget().await;
+            let connection = tokio::select! {
                 biased;
                 held = poll_fn(|context| self.waiting.poll_next(context)) => Some(held),
-                accepted = self.accept() => accepted?,
+                placed = self.next() => placed?,
             };
-            if let Some((stream, address)) = next {
+            if let Some((stream, address)) = connection {
                 return Ok((stream, Peer(address)));
             }
         }

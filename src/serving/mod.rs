@@ -8,6 +8,7 @@
 
 pub mod server;
 mod listening;
+mod unplaced;
 mod waiting;
 mod layer;
 mod strict;

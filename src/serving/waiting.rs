@@ -14,7 +14,10 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
-use rustix::net::{RecvFlags, recv};
+use rustix::{
+    fd::AsFd,
+    net::{RecvFlags, recv},
+};
 use tokio::{io::Interest, net::TcpStream};
 use tokio_util::sync::CancellationToken;
 
@@ -36,7 +39,7 @@ pub(super) enum Opening {
 
 /// What is there of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Came {
+pub(super) enum Came {
     /// A part, or nothing.
     Partly,
     /// A request's head, to its end.
@@ -73,7 +76,7 @@ impl Opening {
     }
 
     /// What has come of a connection so far. `WouldBlock`: too little.
-    fn look(self, stream: &TcpStream) -> io::Result<Came> {
+    pub(super) fn look(self, stream: impl AsFd) -> io::Result<Came> {
         let mut bytes = [0; LOOKED_AT];
         let (length, _) = recv(stream, &mut bytes, RecvFlags::PEEK)?;
         if length == 0 {
@@ -99,7 +102,7 @@ impl Opening {
 }
 
 /// A connection and the address of its client.
-type Connection = (Placed, SocketAddr);
+pub(super) type Connection = (Placed, SocketAddr);
 
 /// The connections of a port that are not served yet. The task that accepts connections looks after all of them: a task for each would
 /// have the other processors wake for connections that end unserved.
@@ -124,7 +127,7 @@ impl Waiting {
 
     /// The connection itself if it can be served at once. Otherwise it is held, and [`Self::poll_next`] returns it as soon as it can be.
     pub(super) fn hold(&self, connection: Connection) -> Option<Connection> {
-        match self.opening.look(&connection.0) {
+        match self.opening.look(&**connection.0) {
             Ok(came) => return is_served(&connection.0, came).then_some(connection),
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => return None,
             Err(_) => {}
