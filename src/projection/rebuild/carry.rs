@@ -11,6 +11,7 @@
 
 use std::collections::BTreeSet;
 
+use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use tokio_postgres::types::Oid;
@@ -61,6 +62,27 @@ pub struct Carried {
     pub by_people: u64,
     /// Other live rows that do not follow from the log: left out, unless `keep_extra`.
     pub extra: u64,
+}
+
+/// What a new table lacks of the live one.
+#[derive(Debug)]
+struct Lacking {
+    /// The number of rows of the new table.
+    rows: i64,
+    /// Live rows that are older than the log, whether the new table has them or not.
+    older: u64,
+    /// Rows of both in which people wrote.
+    by_people: u64,
+    /// Missing rows that do not follow from the log and are not older.
+    of_others: u64,
+    /// All other rows that are missing.
+    extra: u64,
+}
+
+impl Lacking {
+    const fn is_nothing(&self) -> bool {
+        self.older == 0 && self.by_people == 0 && self.of_others == 0 && self.extra == 0
+    }
 }
 
 /// A live table and the new one.
@@ -144,7 +166,8 @@ impl Carrier {
         self.copy_older(connection, &which).await
     }
 
-    /// Carries over what the new table lacks: from all rows, or from those that transactions since `since` wrote.
+    /// Carries over what the new table lacks: from all rows, or from those that transactions since `since` wrote. Returns also the number of
+    /// rows of the new table, if it is about all of them.
     ///
     /// # Errors
     /// If PostgreSQL refuses or does not answer.
@@ -153,43 +176,94 @@ impl Carrier {
         transaction: &Transaction<'_>,
         since: Option<&str>,
         seen: &BTreeSet<String>,
-    ) -> anyhow::Result<Carried> {
+    ) -> anyhow::Result<(Carried, i64)> {
         let recent = since.map_or_else(
             || "true".to_owned(),
             |xid| format!("age(l.xmin) <= age({}::xid)", literal(xid)),
         );
         self.tell_apart(transaction).await?;
+        let of_others = format!("({})", is_of_others(self.table, transaction, seen).await?);
+        let lacking = self.lacking(transaction, since.map(|_| &*recent), &of_others).await?;
         let mut carried = Carried {
-            older: self.carry_older(transaction, &recent).await?,
-            by_people: self.carry_columns(transaction, &recent).await?,
+            extra: if self.keep_extra { 0 } else { lacking.extra },
             ..Carried::default()
         };
-        let of_others = format!("({})", self.is_of_others(transaction, seen).await?);
-        if since.is_none() {
+        if lacking.older > 0 {
+            carried.older = self.carry_older(transaction, &recent).await?;
+        }
+        if lacking.by_people > 0 {
+            carried.by_people = self.carry_columns(transaction, &recent).await?;
+        }
+        if since.is_none() && (lacking.of_others > 0 || lacking.older > 0) {
             // Later events find the row that is carried over.
             let made_twice = self.table.goes_on(&self.live, &self.made, &of_others);
             let remove = format!("DELETE FROM {} s WHERE {made_twice}", self.made);
             transaction.execute(&remove, &[]).await?;
         }
-        let (all, extra) = match self.keep_extra {
-            true => ("true".to_owned(), "false".to_owned()),
-            false => (of_others.clone(), format!("NOT {of_others}")),
+        if lacking.of_others > 0 || (self.keep_extra && lacking.extra > 0) {
+            let which = if self.keep_extra { "true" } else { &of_others };
+            let missing = format!("{recent} AND NOT {} AND {}", self.older, self.is_not_made());
+            carried.of_others = transaction
+                .execute(&self.insert(&format!("{missing} AND {which}")), &[])
+                .await?;
+        }
+        let rows = if lacking.is_nothing() {
+            lacking.rows
+        } else {
+            self.rows(transaction).await?
         };
-        let missing = format!("{recent} AND NOT {} AND {}", self.older, self.is_not_made());
-        carried.of_others = transaction
-            .execute(&self.insert(&format!("{missing} AND {all}")), &[])
-            .await?;
-        let count = format!("SELECT count(*) FROM {} l WHERE {missing} AND {extra}", self.live);
-        let rows = transaction.query(&count, &[]).await?;
-        carried.extra = rows.first().map_or(Ok(0), |row| row.try_get::<_, i64>(0))?.try_into()?;
-        Ok(carried)
+        Ok((carried, rows))
+    }
+
+    /// Compares the live rows with the new ones in one pass, of both tables: usually there is nothing to carry over. `recent`: the condition
+    /// for live rows that count; none if all do.
+    async fn lacking(
+        &self,
+        transaction: &Transaction<'_>,
+        recent: Option<&str>,
+        of_others: &str,
+    ) -> anyhow::Result<Lacking> {
+        let (key, older) = (self.table.key[0], &self.older);
+        let written: Vec<_> = self
+            .columns_of_people()
+            .into_iter()
+            .map(|(which, columns)| {
+                let (mine, theirs) = (list("s.", &columns), list("l.", &columns));
+                format!("({which} AND ROW({mine}) IS DISTINCT FROM ROW({theirs}))")
+            })
+            .collect();
+        let by_people = if written.is_empty() {
+            "false".to_owned()
+        } else {
+            written.join(" OR ")
+        };
+        let (join, recent) = recent.map_or(("FULL", "true"), |recent| ("LEFT", recent));
+        let is_missing = format!("l.{key} IS NOT NULL AND s.{key} IS NULL AND NOT {older}");
+        let sql = format!(
+            "SELECT count(s.{key}),
+                 count(*) FILTER (WHERE l.{key} IS NOT NULL AND {older}),
+                 count(*) FILTER (WHERE l.{key} IS NOT NULL AND s.{key} IS NOT NULL AND NOT {older} AND ({by_people})),
+                 count(*) FILTER (WHERE {is_missing} AND {of_others}),
+                 count(*) FILTER (WHERE {is_missing} AND NOT {of_others})
+             FROM {} l {join} JOIN {} s ON {} WHERE {recent}",
+            self.live,
+            self.made,
+            self.table.same_key("s", "l"),
+        );
+        let rows = transaction.query(&sql, &[]).await?;
+        let row = rows.first().context("PostgreSQL counts no rows")?;
+        let count = |column: usize| anyhow::Ok(u64::try_from(row.try_get::<_, i64>(column)?)?);
+        Ok(Lacking {
+            rows: row.try_get(0)?,
+            older: count(1)?,
+            by_people: count(2)?,
+            of_others: count(3)?,
+            extra: count(4)?,
+        })
     }
 
     /// The number of rows of the new table.
-    ///
-    /// # Errors
-    /// If PostgreSQL refuses or does not answer.
-    pub(super) async fn rows(&self, transaction: &Transaction<'_>) -> anyhow::Result<i64> {
+    async fn rows(&self, transaction: &Transaction<'_>) -> anyhow::Result<i64> {
         let rows = transaction
             .query(&format!("SELECT count(*) FROM {}", self.made), &[])
             .await?;
@@ -236,17 +310,13 @@ impl Carrier {
     /// Copies what people wrote in rows that follow from the log.
     async fn carry_columns(&self, transaction: &Transaction<'_>, recent: &str) -> anyhow::Result<u64> {
         let mut carried = 0;
-        let others: Vec<&str> = self.of_others.iter().map(String::as_str).collect();
-        let by_people = self.table.by_people.map(|(which, columns)| (which(), columns));
-        let mut groups = vec![("true".to_owned(), &others[..])];
-        groups.extend(by_people);
-        for (which, columns) in groups.iter().filter(|(_, columns)| !columns.is_empty()) {
-            let (mine, theirs) = (list("s.", columns), list("l.", columns));
+        for (which, columns) in self.columns_of_people() {
+            let (mine, theirs) = (list("s.", &columns), list("l.", &columns));
             let update = format!(
                 "UPDATE {} s SET ({}) = ROW({theirs}) FROM {} l
                  WHERE {} AND NOT {} AND {recent} AND {which} AND ROW({mine}) IS DISTINCT FROM ROW({theirs})",
                 self.made,
-                list("", columns),
+                list("", &columns),
                 self.live,
                 self.table.same_key("s", "l"),
                 self.older,
@@ -256,9 +326,15 @@ impl Carrier {
         Ok(carried)
     }
 
-    /// The condition for rows of the live table (`l`) that do not follow from the log, though they are not older.
-    async fn is_of_others(&self, transaction: &Transaction<'_>, seen: &BTreeSet<String>) -> anyhow::Result<String> {
-        is_of_others(self.table, transaction, seen).await
+    /// The columns that people write, in groups, each with the condition for its rows.
+    fn columns_of_people(&self) -> Vec<(String, Vec<&str>)> {
+        let others = ("true".to_owned(), self.of_others.iter().map(String::as_str).collect());
+        let by_people = self.table.by_people.map(|(which, columns)| (which(), columns.to_vec()));
+        let groups: [_; 2] = [Some(others), by_people];
+        let groups = groups.into_iter().flatten();
+        groups
+            .filter(|(_, columns): &(_, Vec<&str>)| !columns.is_empty())
+            .collect()
     }
 
     /// Gives an error the id that it has in the live table, if an error of an earlier log has its own id (see `insert_error_logs.sql`).

@@ -277,12 +277,12 @@ impl<'a> Run<'a> {
             if !self.beside.is_wanted(carrier.table) {
                 continue;
             }
-            let mut carried = carrier.carry(&transaction, None, &self.feeder.seen).await?;
+            let (mut carried, rows) = carrier.carry(&transaction, None, &self.feeder.seen).await?;
             carried.older = carried.older.max(self.older.get(at).copied().unwrap_or_default());
             tables.push(RebuiltTable {
                 name: carrier.table.name,
                 was_missing: self.start.missing.contains(&carrier.table.name),
-                rows: carrier.rows(&transaction).await?,
+                rows,
                 carried,
             });
         }
