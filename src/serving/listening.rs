@@ -1,12 +1,11 @@
-//! The listener of a port: it accepts no more connections than there are file descriptors for, those first that bring their opening (see
-//! [`super::unplaced`]), holds each until there is something to serve (see [`super::waiting`]), and can leave new connections aside before
-//! it closes.
+//! The listener of a port: it accepts no more connections than there are file descriptors for, gives each a place (see
+//! [`super::placing`]), holds it until there is something to serve (see [`super::waiting`]), and can leave new connections aside before it
+//! closes.
 
 use std::{
-    future::poll_fn,
     io,
     net::{SocketAddr, TcpListener},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -18,23 +17,25 @@ use socket2::{SockFilter, SockRef};
 use tokio::{
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
-    task::coop::consume_budget,
+    task::yield_now,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     connections::{ConnectionSlot, Connections},
     layer::{Layer, Layered},
-    unplaced::Unplaced,
+    placing::Placing,
     waiting::{Connection, Opening, Waiting},
 };
 
 /// Connections that are accepted beyond those that a port may have, so that they can be closed, or take the place of others.
 /// They are part of the descriptors that [`crate::hub::budget`] keeps for the process itself.
 const BEYOND: usize = 16;
-/// Most connections that are accepted and have no place yet. They are some of those that a port may have, so no more descriptors are in use
-/// because of them.
+/// Most connections that are accepted and have no place yet; and no more than half of those that a port may have. They count as some of
+/// these, so no more descriptors are in use because of them.
 const AHEAD: usize = 512;
+/// How many connections get their places before other tasks have their turn: less than half a millisecond.
+const PLACED_AT_A_TIME: u32 = 16;
 /// Shortest pause between two lines in the log about a listener that waits.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
@@ -59,8 +60,10 @@ pub struct Listening {
     /// The same, to accept without waiting.
     at_once: TcpListener,
     room: Arc<Semaphore>,
-    unplaced: Mutex<Unplaced>,
     connections: Arc<Connections>,
+    placing: Arc<Placing>,
+    /// How many may be accepted and have no place yet.
+    ahead: usize,
     waiting: Waiting,
     reported_at: Mutex<Option<Instant>>,
 }
@@ -80,34 +83,40 @@ impl Listening {
     ) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let open = connections.most() + BEYOND;
+        let placing = Arc::new(Placing::new(Arc::clone(&connections)));
         Ok(Self {
             at_once: listener.try_clone()?,
             listener: tokio::net::TcpListener::from_std(listener)?,
             room: Arc::new(Semaphore::new(open)),
-            unplaced: Mutex::new(Unplaced::new(opening, AHEAD)),
+            ahead: AHEAD.min(connections.most() / 2),
             connections,
-            waiting: Waiting::new(opening, most, release),
+            waiting: Waiting::new(opening, most, release, Arc::clone(&placing)),
+            placing,
             reported_at: Mutex::default(),
         })
     }
 
-    /// Gives the next connection its place; returns it if it can be served at once. Waits while there is none.
-    async fn next(&self) -> io::Result<Option<Connection>> {
-        let room = || Arc::clone(&self.room).try_acquire_owned().ok();
-        let next = self.unplaced().next(&self.at_once, room);
-        if let Some(next) = next {
-            return Ok(self.place(TcpStream::from_std(next.stream)?, next.address, next.permit));
+    /// Accepts what waits in the system's queue, as far as there is room, up to one that can be served at once.
+    fn accept_waiting(&self) -> io::Result<Option<Connection>> {
+        while self.placing.len() < self.ahead
+            && let Ok(permit) = Arc::clone(&self.room).try_acquire_owned()
+            // What went wrong is met again, and told, when there is nothing else to do.
+            && let Ok((stream, address)) = self.at_once.accept()
+        {
+            stream.set_nonblocking(true)?;
+            let stream = Layered::new(TcpStream::from_std(stream)?, permit);
+            if let Some(connection) = self.waiting.hold(stream, address) {
+                return Ok(Some(connection));
+            }
         }
-        let permit = self.room().await?;
-        let (stream, address) = self.listener.accept().await?;
-        Ok(self.place(stream, address, permit))
+        Ok(None)
     }
 
-    fn place(&self, stream: TcpStream, address: SocketAddr, permit: OwnedSemaphorePermit) -> Option<Connection> {
-        // A connection that gets no place was counted there.
-        let place = self.connections.open(address.ip()).ok()?;
-        let stream = Layered::new(Layered::new(stream, permit), place);
-        self.waiting.hold((stream, address))
+    /// Waits for a connection, and accepts it. Returns it if it can be served at once.
+    async fn accept(&self) -> io::Result<Option<Connection>> {
+        let permit = self.room().await?;
+        let (stream, address) = self.listener.accept().await?;
+        Ok(self.waiting.hold(Layered::new(stream, permit), address))
     }
 
     /// Room for one more, as soon as there is some.
@@ -119,11 +128,6 @@ impl Listening {
         self.tell();
         // It fails only if the semaphore is closed, which never happens.
         Arc::clone(&self.room).acquire_owned().await.map_err(io::Error::other)
-    }
-
-    fn unplaced(&self) -> MutexGuard<'_, Unplaced> {
-        // Taken by one task only.
-        self.unplaced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tell(&self) {
@@ -146,16 +150,27 @@ impl AddrListener<Placed, Peer> for Listening {
     }
 
     async fn accept_stream(&self) -> io::Result<(Placed, Peer)> {
+        // Those that were returned before are served meanwhile, and others of this processor's tasks have their turn.
+        yield_now().await;
+        let mut placed = 0_u32;
         loop {
-            // In a flood there is always something to do.
-            consume_budget().await;
-            let connection = tokio::select! {
-                biased;
-                held = poll_fn(|context| self.waiting.poll_next(context)) => Some(held),
-                placed = self.next() => placed?,
+            // First: a connection that says nothing has its turn, however many others can be served.
+            self.placing.place_next();
+            let next = match self.accept_waiting()? {
+                Some(connection) => Some(connection),
+                None if self.placing.is_empty() => tokio::select! {
+                    biased;
+                    held = self.waiting.next() => Some(held),
+                    accepted = self.accept() => accepted?,
+                },
+                None => self.waiting.next_now().await,
             };
-            if let Some((stream, address)) = connection {
+            if let Some((stream, address)) = next {
                 return Ok((stream, Peer(address)));
+            }
+            placed = (placed + 1) % PLACED_AT_A_TIME;
+            if placed == 0 {
+                yield_now().await;
             }
         }
     }
@@ -186,7 +201,7 @@ pub(super) fn leave_new_ones(listener: &TcpListener) {
 pub(super) fn leave_new_ones(_: &TcpListener) {}
 
 /// An accepted connection, which counts as long as it lives.
-type Accepted = Layered<TcpStream, OwnedSemaphorePermit>;
+pub(super) type Accepted = Layered<TcpStream, OwnedSemaphorePermit>;
 
 impl Layer for OwnedSemaphorePermit {}
 
@@ -208,6 +223,8 @@ mod tests {
 
     use super::*;
 
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
+
     /// A connection that waits in the queue is served; one that comes later is neither taken nor refused.
     #[test]
     fn connections_that_have_begun_are_kept() {
@@ -220,11 +237,86 @@ mod tests {
         assert!(listener.accept().is_ok());
     }
 
+    /// A listener with room for 80 connections, of which 32 without a place.
+    fn listening() -> (Listening, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (connections, most) = (Connections::private(64), Duration::from_secs(60));
+        let release = CancellationToken::new();
+        let listening = Listening::new(listener, connections, Opening::Request, most, release);
+        (listening.unwrap(), address)
+    }
+
+    fn clients(address: SocketAddr, count: usize, bytes: &[u8]) -> Vec<TcpStream> {
+        let client = |_| {
+            let mut client = TcpStream::connect(address).unwrap();
+            client.write_all(bytes).unwrap();
+            client
+        };
+        (0..count).map(client).collect()
+    }
+
+    async fn next(listening: &Listening) -> SocketAddr {
+        let next = tokio::time::timeout(Duration::from_secs(60), listening.accept_stream()).await;
+        next.unwrap().unwrap().1.0
+    }
+
+    #[tokio::test]
+    async fn a_request_does_not_wait_behind_connections_that_say_nothing() {
+        let (listening, address) = listening();
+        let _burst = clients(address, 20, b"P");
+        let honest = clients(address, 1, REQUEST);
+        assert_eq!(next(&listening).await, honest[0].local_addr().unwrap());
+        assert_eq!(listening.placing.len(), 20, "none of them has got its place before");
+    }
+
+    #[tokio::test]
+    async fn a_request_that_comes_later_than_its_connection_does_not_wait_either() {
+        let (listening, address) = listening();
+        let _burst = clients(address, 20, b"P");
+        let mut honest = clients(address, 1, b"");
+        let _burst = clients(address, 20, b"P");
+        let mut accepting = std::pin::pin!(listening.accept_stream());
+        while listening.placing.is_empty() {
+            assert!(futures_util::poll!(&mut accepting).is_pending());
+        }
+        assert!(listening.placing.len() > 20, "the honest one has no place yet");
+        honest[0].write_all(REQUEST).unwrap();
+        let (_, served) = accepting.await.unwrap();
+        assert_eq!(served.0, honest[0].local_addr().unwrap());
+        assert!(listening.placing.len() > 4, "the others wait for theirs");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_says_nothing_does_not_wait_behind_requests() {
+        let (listening, address) = listening();
+        let _slow = clients(address, 1, b"");
+        let _burst = clients(address, 20, REQUEST);
+        next(&listening).await;
+        assert_eq!(listening.placing.len(), 1);
+        next(&listening).await;
+        assert!(listening.placing.is_empty());
+    }
+
+    #[tokio::test]
+    async fn few_are_accepted_before_they_have_their_places() {
+        let (listening, address) = listening();
+        let _burst = clients(address, 70, b"P");
+        let room = listening.room.available_permits();
+        let mut accepting = std::pin::pin!(listening.accept_stream());
+        while listening.placing.is_empty() {
+            assert!(futures_util::poll!(&mut accepting).is_pending());
+        }
+        let accepted = room - listening.room.available_permits();
+        let at_a_time = usize::try_from(PLACED_AT_A_TIME).unwrap();
+        assert!(accepted <= 32 + at_a_time, "{accepted}");
+    }
+
     #[tokio::test]
     async fn it_waits_while_too_many_are_open() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut caller = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        caller.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        caller.write_all(REQUEST).unwrap();
         let (connections, most) = (Connections::private(1), Duration::from_secs(60));
         let release = CancellationToken::new();
         let listening = Listening::new(listener, connections, Opening::Request, most, release).unwrap();

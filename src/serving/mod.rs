@@ -8,7 +8,7 @@
 
 pub mod server;
 mod listening;
-mod unplaced;
+mod placing;
 mod waiting;
 mod layer;
 mod strict;

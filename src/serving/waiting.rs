@@ -8,20 +8,24 @@ use std::{
     future::poll_fn,
     io,
     net::SocketAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
-use rustix::{
-    fd::AsFd,
-    net::{RecvFlags, recv},
-};
+use rustix::net::{RecvFlags, recv};
 use tokio::{io::Interest, net::TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use super::{listening::Placed, paths::MAX_HEADERS, strict::Scanner};
+use super::{
+    connections::ConnectionSlot,
+    layer::Layered,
+    listening::{Accepted, Placed},
+    paths::MAX_HEADERS,
+    placing::Placing,
+    strict::Scanner,
+};
 
 /// Bytes of a connection that are looked at. A longer head is left to the server as soon as so much of it is there.
 const LOOKED_AT: usize = 4096;
@@ -39,7 +43,7 @@ pub(super) enum Opening {
 
 /// What is there of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Came {
+enum Came {
     /// A part, or nothing.
     Partly,
     /// A request's head, to its end.
@@ -76,7 +80,7 @@ impl Opening {
     }
 
     /// What has come of a connection so far. `WouldBlock`: too little.
-    pub(super) fn look(self, stream: impl AsFd) -> io::Result<Came> {
+    fn look(self, stream: &TcpStream) -> io::Result<Came> {
         let mut bytes = [0; LOOKED_AT];
         let (length, _) = recv(stream, &mut bytes, RecvFlags::PEEK)?;
         if length == 0 {
@@ -101,7 +105,7 @@ impl Opening {
     }
 }
 
-/// A connection and the address of its client.
+/// A connection with its place, and the address of its client.
 pub(super) type Connection = (Placed, SocketAddr);
 
 /// The connections of a port that are not served yet. The task that accepts connections looks after all of them: a task for each would
@@ -112,47 +116,50 @@ pub(super) struct Waiting {
     most: Duration,
     /// Cancelled when none is to wait any longer, but to be served as it is.
     release: CancellationToken,
+    placing: Arc<Placing>,
     held: Mutex<FuturesUnordered<BoxFuture<'static, Option<Connection>>>>,
 }
 
 impl Waiting {
-    pub(super) fn new(opening: Opening, most: Duration, release: CancellationToken) -> Self {
+    pub(super) fn new(opening: Opening, most: Duration, release: CancellationToken, placing: Arc<Placing>) -> Self {
         Self {
             opening,
             most,
             release,
+            placing,
             held: Mutex::default(),
         }
     }
 
-    /// The connection itself if it can be served at once. Otherwise it is held, and [`Self::poll_next`] returns it as soon as it can be.
-    pub(super) fn hold(&self, connection: Connection) -> Option<Connection> {
-        match self.opening.look(&**connection.0) {
-            Ok(came) => return is_served(&connection.0, came).then_some(connection),
+    /// The connection with its place if it can be served at once. Otherwise it is held, and [`Self::next`] returns it as soon as it can
+    /// be. It gets its place in its turn, or when it can be served.
+    pub(super) fn hold(&self, stream: Accepted, address: SocketAddr) -> Option<Connection> {
+        match self.opening.look(&stream) {
+            Ok(came) => return serve(stream, address, self.placing.place(address.ip())?, came),
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => return None,
             Err(_) => {}
         }
         let (opening, most, release) = (self.opening, self.most, self.release.clone());
+        let (ticket, placing) = (self.placing.wait(address.ip()), Arc::clone(&self.placing));
         self.held().push(Box::pin(async move {
-            let stream = &connection.0;
             let came = tokio::select! {
                 biased;
-                came = opening.come(stream) => came.ok()?,
-                () = poll_fn(|context| stream.layer().poll_end(context)) => return None,
+                came = opening.come(&stream) => came.ok()?,
+                () = poll_fn(|context| ticket.poll_end(context)) => return None,
                 () = release.cancelled() => Came::Other,
                 () = tokio::time::sleep(most) => {
                     // Closed with bytes unread it would be reset: the client is slow, not one of too many.
-                    let _ = recv(&***stream, &mut [0; LOOKED_AT], RecvFlags::empty());
+                    let _ = recv(&*stream, &mut [0; LOOKED_AT], RecvFlags::empty());
                     return None;
                 }
             };
-            is_served(stream, came).then_some(connection)
+            serve(stream, address, ticket.take(&placing)?, came)
         }));
         None
     }
 
     /// The next one that was held and can be served. Never ready while there is none.
-    pub(super) fn poll_next(&self, context: &mut Context<'_>) -> Poll<Connection> {
+    fn poll_next(&self, context: &mut Context<'_>) -> Poll<Connection> {
         let mut held = self.held();
         while let Some(ended) = ready!(held.poll_next_unpin(context)) {
             if let Some(connection) = ended {
@@ -162,15 +169,30 @@ impl Waiting {
         Poll::Pending
     }
 
+    /// The next one that was held and can be served.
+    pub(super) async fn next(&self) -> Connection {
+        poll_fn(|context| self.poll_next(context)).await
+    }
+
+    /// The next one that was held and can be served; none if there is none now.
+    pub(super) async fn next_now(&self) -> Option<Connection> {
+        poll_fn(|context| match self.poll_next(context) {
+            Poll::Ready(connection) => Poll::Ready(Some(connection)),
+            Poll::Pending => Poll::Ready(None),
+        })
+        .await
+    }
+
     fn held(&self) -> MutexGuard<'_, FuturesUnordered<BoxFuture<'static, Option<Connection>>>> {
         // Taken by one task only.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Whether the connection is served. From its first request on it does not give its place to another one.
-fn is_served(stream: &Placed, came: Came) -> bool {
-    came != Came::Request || stream.layer().begin()
+/// The connection if it is to be served. From its first request on it does not give its place to another one.
+fn serve(stream: Accepted, address: SocketAddr, place: ConnectionSlot, came: Came) -> Option<Connection> {
+    let is_served = came != Came::Request || place.begin();
+    is_served.then(|| (Layered::new(stream, place), address))
 }
 
 #[cfg(test)]
