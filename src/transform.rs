@@ -201,8 +201,12 @@ impl Transform {
         })
     }
 
-    /// Whether a provider that waits for the word whether the backend has an order must be told that it will not.
-    fn is_lost(&self, received: &Recorded, outcome: &NewEvent) -> bool {
+    /// What tells a provider that waits for the word whether the backend has an order that it will not; none if it waits for nothing, or
+    /// another announcement of the order was or is forwarded.
+    ///
+    /// # Errors
+    /// While the log does not say.
+    async fn lost(&self, received: &Recorded, outcome: &NewEvent) -> Result<Option<NewEvent>, Failure> {
         let is_end = matches!(
             outcome.envelope.event_type,
             EventType::OrderDeadLettered | EventType::OrderRejected
@@ -210,7 +214,12 @@ impl Transform {
         let enabled = self.registry.get(&received.envelope.provider);
         let remote = enabled.and_then(|enabled| enabled.outbound.as_ref());
         let waits = remote.is_some_and(|remote| remote.spec.confirm_within.is_some());
-        is_end && waits && received.run.is_none() && received.envelope.is_creation() && !is_anothers(outcome)
+        let is_awaited = is_end && waits && received.run.is_none() && received.envelope.is_creation();
+        if !is_awaited || is_anothers(outcome) {
+            return Ok(None);
+        }
+        let is_there = self.orders.may_be_created_by_another(received).await;
+        Ok((!is_there.map_err(NotYet::Log)?).then(|| push::lost(received)))
     }
 }
 
@@ -305,7 +314,7 @@ impl Stage for Transform {
             metrics::counter!("webhooks_processed_total", "provider" => provider, "status" => status).increment(1);
         }
         // Before the outcome: with that on the log no instance would come back to it.
-        let lost = self.is_lost(received, &outcome).then(|| push::lost(received));
+        let lost = self.lost(received, &outcome).await?;
         Ok(lost.into_iter().chain([outcome]).collect())
     }
 }

@@ -86,6 +86,7 @@ mod amendments;
 mod announced_twice;
 mod push;
 mod provider_words;
+mod lost_orders;
 mod push_keeta;
 mod push_deliverect;
 mod push_every_provider;

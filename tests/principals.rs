@@ -6,7 +6,9 @@
 
 mod another_order;
 mod apart;
+mod behind_another;
 mod lists;
+mod meanwhile;
 mod news_first;
 mod numbers;
 mod random;

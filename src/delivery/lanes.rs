@@ -128,7 +128,10 @@ impl Lanes {
             parked(&lane.provider).increment(1.0);
             table.put(*key, OpenLane::new(found[key].revision, found[key].past.clone(), lane));
             // The instance before may have recorded the order that it waits for, and not have said so here.
-            if lane.for_creation || lane.tried.iter().any(|event| event.for_creation) {
+            // What joined it while lanes were made again may be another branch's, or another order.
+            let may_hold_up = || lane.is_mixed || lane.creations.as_ref().is_none_or(|known| !known.is_empty());
+            let holds_up = !lane.waiting.is_empty() && may_hold_up();
+            if lane.for_creation || holds_up || lane.tried.iter().any(|event| event.for_creation) {
                 table.look_at(*key);
             }
         }

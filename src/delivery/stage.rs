@@ -204,6 +204,11 @@ pub trait Stage: Send + Sync + 'static {
         async { Ok(None) }
     }
 
+    /// The event that an event waits for in another lane, whichever order that is about.
+    fn awaited_beside(&self, _: &Recorded) -> impl Future<Output = anyhow::Result<Option<(OrderKey, u64)>>> + Send {
+        async { Ok(None) }
+    }
+
     /// An event that announces another order than this earlier one is about, and waits for it in another lane.
     fn another_held_up(&self, _: &Recorded) -> impl Future<Output = anyhow::Result<Option<Recorded>>> + Send {
         async { Ok(None) }
@@ -231,8 +236,8 @@ pub trait Stage: Send + Sync + 'static {
     }
 
     /// What tells the provider that the order of an event, which the runner gives up, goes no further; none where the provider does not wait for that.
-    fn lost(&self, _: &Recorded) -> Option<NewEvent> {
-        None
+    fn lost(&self, _: &Recorded) -> impl Future<Output = anyhow::Result<Option<NewEvent>>> + Send {
+        async { Ok(None) }
     }
 
     /// Whether events of this type only wake a waiting event. They have no outcome, so they are never open.

@@ -30,6 +30,8 @@ pub const CALLED_OFF: &str = "CALLED_OFF";
 /// Code of a status that waited while its order number was used again, and of news of an order that the backend does not have, while it
 /// has another one with the number.
 pub const ANOTHER_ORDER: &str = "ANOTHER_ORDER";
+/// Code of another announcement of an order that the provider was told is lost.
+pub const REPORTED_LOST: &str = "REPORTED_LOST";
 /// Code of news about an order number that several branches have, without a branch.
 pub const ORDER_AMBIGUOUS: &str = "ORDER_AMBIGUOUS";
 

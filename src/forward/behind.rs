@@ -85,6 +85,19 @@ impl Forward {
         Ok(is_another.then(|| place(&earlier)))
     }
 
+    /// An event that an event waits for, with its lane.
+    ///
+    /// # Errors
+    /// If the log does not answer.
+    pub(super) async fn behind_any(&self, event: &Recorded) -> anyhow::Result<Option<(OrderKey, u64)>> {
+        let awaited = self.awaited(event).await?;
+        Ok(
+            awaited.map(|(Awaited::News(earlier) | Awaited::Announcement(earlier))| {
+                (OrderKey::of(&earlier), self.identity.place_in_lane(&earlier))
+            }),
+        )
+    }
+
     async fn awaited(&self, event: &Recorded) -> anyhow::Result<Option<Awaited>> {
         // The quick attempts and the jitter come to that.
         let longest = self.schedule.longest().saturating_mul(2).saturating_add(MOST_BEHIND);

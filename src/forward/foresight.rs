@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use super::identity::{OrderIdentity, Plan};
+use super::identity::{Acceptances, OrderIdentity, Plan};
 use crate::{
     delivery::superseded::{self, NewerEvent},
     event::{
@@ -48,6 +48,7 @@ impl Foresight {
             identity: OrderIdentity {
                 orders: Arc::new(Orders::of_log(Arc::clone(&log), window)),
                 log,
+                acceptances: Acceptances::default(),
                 announced_again,
             },
         }

@@ -25,12 +25,14 @@ use crate::{
     order::{body, model::AmendmentKind, status::Status},
 };
 
+mod acceptances;
 mod again;
 mod another;
 mod elsewhere;
+mod lost;
 mod said_before;
 
-pub(super) use self::elsewhere::are_apart;
+pub(super) use self::{acceptances::Acceptances, elsewhere::are_apart};
 
 /// Label of the key of an order that a person declared to be one of its own (see [`crate::event::EventId::derive`]).
 const OF_ITS_OWN: &str = "order_of_its_own";
@@ -100,6 +102,7 @@ pub(super) enum Plan {
 pub(super) struct OrderIdentity {
     pub(super) orders: Arc<Orders>,
     pub(super) log: Arc<Connection>,
+    pub(super) acceptances: Acceptances,
     /// What was done to an order that a provider announces again with another content, by the provider's name.
     pub(super) announced_again: HashMap<String, AmendmentKind>,
 }

@@ -42,6 +42,7 @@ mod behind;
 pub mod evidence;
 pub mod foresight;
 pub mod identity;
+mod lost;
 mod measured;
 mod overtaken;
 mod record;
@@ -53,7 +54,7 @@ use self::{
     arrivals::Arrivals,
     classify::Accepted,
     client::BackendClient,
-    identity::{OrderIdentity, Plan},
+    identity::{Acceptances, OrderIdentity, Plan},
     measured::ForwardMetrics,
     record::{amended_in_part, dead_letter, expired, facts, ignore, not_yours, unreadable},
     waits::{branch_of, cannot_see, of_branch},
@@ -120,6 +121,7 @@ impl Forward {
             identity: OrderIdentity {
                 orders,
                 log,
+                acceptances: Acceptances::default(),
                 announced_again: std::mem::take(&mut rules.announced_again),
             },
             schedule,
@@ -240,25 +242,7 @@ impl Forward {
         taken.map_err(|error| cannot_see(&error))
     }
 
-    /// It will not be forwarded any more. A provider that waits for the word gets it, so that it tells the restaurant itself.
-    fn dead(&self, attempt: Attempt<'_>, attempts: u32, error: ErrorReport) -> Vec<NewEvent> {
-        let Attempt {
-            event,
-            confirming,
-            amended,
-            ..
-        } = attempt;
-        let requests = RequestFacts {
-            confirming,
-            unposted: self.arrivals.is_none(event, attempts),
-            amended,
-        };
-        self.arrivals.end(event);
-        let dead = dead_letter(event, attempts, error, requests);
-        self.lost(event).into_iter().chain([dead]).collect()
-    }
-
-    fn failed(
+    async fn failed(
         &self,
         attempt: Attempt<'_>,
         error: ErrorReport,
@@ -267,7 +251,7 @@ impl Forward {
     ) -> Result<Vec<NewEvent>, Failure> {
         let Attempt { event, request, .. } = attempt;
         let Some(next) = next else {
-            return Ok(self.dead(attempt, request, error));
+            return self.dead(attempt, request, error).await;
         };
         // An attempt that does not count is identified by its time, because the next one has the same number.
         let now = Utc::now();
@@ -401,10 +385,10 @@ impl Stage for Forward {
         };
         let summary = match body::summary(&event.payload) {
             Ok(summary) => summary,
-            Err(error) => return Ok(self.dead(attempt, request - 1, unreadable(&error))),
+            Err(error) => return self.dead(attempt, request - 1, unreadable(&error)).await,
         };
         if let Some(error) = self.unknown_rules(event)? {
-            return Ok(self.dead(attempt, request - 1, error));
+            return self.dead(attempt, request - 1, error).await;
         }
         let is_expired = self.expires(event).is_some_and(|at| at <= Utc::now());
         // Before the log is read for it.
@@ -412,25 +396,29 @@ impl Stage for Forward {
             return Err(of_branch(event, wait));
         }
         self.after_other_lane(event).await?;
-        let plan = self
-            .identity
-            .plan(event, request == 1 || self.arrivals.is_none(event, request - 1))
-            .await
-            .map_err(|error| cannot_see(&error))?;
+        let is_unsent = request == 1 || self.arrivals.is_none(event, request - 1);
+        let plan = self.identity.plan(event, is_unsent).await;
+        let plan = plan.map_err(|error| cannot_see(&error))?;
         let posting = match &plan {
             Plan::End(ignored) => return Ok(vec![ignore(event, ignored)]),
             Plan::NotYours(why) => return Ok(vec![not_yours(event, request - 1, why)]),
-            Plan::GiveUp(error) => return Ok(self.dead(attempt, request - 1, error.clone())),
+            Plan::GiveUp(error) => return self.dead(attempt, request - 1, error.clone()).await,
             Plan::Send(posting) | Plan::Confirm(_, posting) | Plan::News(posting, _) | Plan::Amend { posting, .. } => {
                 posting.clone()
             }
         };
+        if is_unsent
+            && matches!(plan, Plan::Send(_) | Plan::Confirm(..))
+            && let Some(error) = self.reported(event).await?
+        {
+            return Ok(vec![self.given_up(attempt, request - 1, error)]);
+        }
         if let Plan::Confirm(other, _) = &plan {
             attempt.confirming = Some(other.sequence);
         }
         let is_news = matches!(plan, Plan::News(..) | Plan::Amend { .. });
         if !is_news && is_expired {
-            return Ok(self.dead(attempt, request - 1, expired(event)));
+            return self.dead(attempt, request - 1, expired(event)).await;
         }
         self.post(attempt, &posting, summary, plan).await
     }
@@ -449,6 +437,10 @@ impl Stage for Forward {
 
     async fn held_up_by(&self, event: &Recorded) -> anyhow::Result<Option<(OrderKey, u64)>> {
         self.behind_another(event).await
+    }
+
+    async fn awaited_beside(&self, event: &Recorded) -> anyhow::Result<Option<(OrderKey, u64)>> {
+        self.behind_any(event).await
     }
 
     async fn another_held_up(&self, earlier: &Recorded) -> anyhow::Result<Option<Recorded>> {
@@ -471,10 +463,8 @@ impl Stage for Forward {
         &*self.identity.orders
     }
 
-    fn lost(&self, event: &Recorded) -> Option<NewEvent> {
-        let is_awaited = event.envelope.is_creation() && event.run.is_none();
-        let is_awaited = is_awaited && self.rules.confirms.contains(&*event.envelope.provider);
-        is_awaited.then(|| push::lost(event))
+    async fn lost(&self, event: &Recorded) -> anyhow::Result<Option<NewEvent>> {
+        self.report(event).await
     }
 
     fn waits_for_creation(attempt: &Recorded) -> bool {

@@ -48,8 +48,8 @@ impl OrderIdentity {
 
     /// Whether the webhook of a body about an event's order was accepted after this place, or the body cannot be read any more.
     async fn is_after(&self, event: &Recorded, found: IndexEntry, first: u64) -> anyhow::Result<bool> {
-        let said = self.orders.read(event, found).await?;
-        Ok(said.is_none_or(|said| said.accepted_at() > first))
+        let accepted = self.acceptance(event, found).await?;
+        Ok(accepted.is_none_or(|accepted| accepted > first))
     }
 
     /// Whether a body about an event's order calls it off, or cannot be read any more.
@@ -59,7 +59,7 @@ impl OrderIdentity {
     }
 
     /// The dead letter of a webhook about an event's order that never became a body.
-    async fn untransformed(&self, event: &Recorded, found: IndexEntry) -> anyhow::Result<Option<Recorded>> {
+    pub(super) async fn untransformed(&self, event: &Recorded, found: IndexEntry) -> anyhow::Result<Option<Recorded>> {
         let dead = self.orders.read(event, found).await?;
         Ok(dead.filter(|dead| superseded::is_untransformed(dead, event)))
     }

@@ -55,7 +55,7 @@ impl Forward {
         let Attempt { event, request, .. } = attempt;
         let post = match self.client.post(posting.request, &event.envelope) {
             Ok(post) => post,
-            Err(why) => return Ok(self.dead(attempt, request - 1, ErrorReport::of_order_id(why))),
+            Err(why) => return self.dead(attempt, request - 1, ErrorReport::of_order_id(why)).await,
         };
         let is_own = !matches!(plan, Plan::Confirm(..));
         let (mut verdict, mut is_trial) = self.ask(attempt, post, posting, is_own).await?;
@@ -83,7 +83,7 @@ impl Forward {
                     is_no_fault: true,
                     for_creation: false,
                 }),
-                _ => Ok(self.dead(attempt, request, error)),
+                _ => self.dead(attempt, request, error).await,
             },
             AnswerVerdict::UnknownOrder { error, is_certain } => {
                 let next = self.schedule.next(request, None, event.run_id());
@@ -94,15 +94,15 @@ impl Forward {
                 {
                     return Ok(vec![ignore(event, &ignored)]);
                 }
-                self.failed(attempt, error, next, (true, is_trial))
+                self.failed(attempt, error, next, (true, is_trial)).await
             }
             AnswerVerdict::Doubtful(error) => {
                 let next = self.next(request, None, event, is_trial);
-                self.failed(attempt, error, next, (false, is_trial))
+                self.failed(attempt, error, next, (false, is_trial)).await
             }
             AnswerVerdict::Temporary { error, after } => {
                 let next = self.next(request, after, event, is_trial);
-                self.failed(attempt, error, next, (false, is_trial))
+                self.failed(attempt, error, next, (false, is_trial)).await
             }
             AnswerVerdict::Misconfigured(error) => Err(Failure::Hold {
                 cause: error.message,

@@ -237,7 +237,9 @@ impl LaneTable {
         let Some(lane) = self.open.get_mut(&key) else {
             return DateTime::from_timestamp_millis(now).unwrap_or_default();
         };
-        lane.looked_at = now.max(lane.looked_at.saturating_add(pause));
+        if lane.looked_at <= now {
+            lane.looked_at = now.max(lane.looked_at.saturating_add(pause));
+        }
         DateTime::from_timestamp_millis(lane.looked_at).unwrap_or_default()
     }
 

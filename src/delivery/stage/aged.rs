@@ -7,6 +7,7 @@ use super::{
     Stage, Worker,
     attempt::{Attempted, TaskContext},
     given_up::aged,
+    out_of_turn::GivenUp,
 };
 use crate::{delivery::lanes::Lane, event::Recorded, journal::codec::OrderKey};
 
@@ -22,7 +23,7 @@ impl<S: Stage> Worker<S> {
         if !context.lease.holds() {
             anyhow::bail!("the lease ran out");
         }
-        let end = self.given_up(event, aged::<S>(event, requests));
+        let end = self.given_up(event, aged::<S>(event, requests)).await?;
         let ended = self.record_end(context, about, end).await?;
         self.wake_other_lane(context, event, false);
         Ok(ended)
@@ -48,7 +49,7 @@ impl<S: Stage> Worker<S> {
         }
         match self.event_in(key, &lane, sequence).await? {
             Ok(recorded) if !context.has_ended(&recorded) => {
-                let end = |event: &Recorded| self.given_up(event, aged::<S>(event, requests));
+                let end = |event: &Recorded| GivenUp::Told(aged::<S>(event, requests));
                 if !self.record_out_of_turn(&recorded, requests, end, context).await? {
                     return Ok(false);
                 }

@@ -12,8 +12,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::{
     Stage, Worker,
     action::retried,
+    apart::are_apart,
     attempt::{Attempted, HandlerResult, TaskContext},
     given_up::number_used_again,
+    out_of_turn::GivenUp,
 };
 use crate::{
     delivery::lanes::{Lane, Lanes},
@@ -123,7 +125,11 @@ impl<S: Stage> Worker<S> {
             }
             return Ok(is_ours);
         }
-        if let Some(wanted) = lanes.take_looked_for(key).filter(|wanted| *wanted != lane.head)
+        let wanted = match lanes.take_looked_for(key) {
+            Some(wanted) => self.first_before(lane, wanted).await?,
+            None => None,
+        };
+        if let Some(wanted) = wanted.filter(|wanted| *wanted != lane.head)
             && lane
                 .tried(wanted)
                 .is_some_and(|tried| tried.due_at > Utc::now() + look_again())
@@ -145,6 +151,18 @@ impl<S: Stage> Worker<S> {
         let due_at = lanes.next_look(key, Utc::now()).min(lane.due_at);
         lanes.put(key, &Lane { due_at, ..lane.clone() }).await?;
         Ok(true)
+    }
+
+    /// The first event of a lane that one of its events waits for, or that one itself.
+    async fn first_before(&self, lane: &Lane, wanted: u64) -> anyhow::Result<Option<u64>> {
+        let Some(at) = lane.sequences().position(|one| one == wanted) else {
+            return Ok(None);
+        };
+        let Some(bodies) = self.bodies_in(lane).await? else {
+            return Ok(Some(wanted));
+        };
+        let first = (0..=at).find(|one| *one == at || !are_apart::<S>(bodies[*one].as_ref(), bodies[at].as_ref()));
+        Ok(first.and_then(|first| lane.sequences().nth(first)))
     }
 
     /// What becomes of the head of a lane after an attempt, where another order waits behind it. After a failed attempt it is given up. A
@@ -196,7 +214,7 @@ impl<S: Stage> Worker<S> {
             return Ok(Attempted::Parked(requests, Parking { until, ..parking }));
         }
         // The provider is not told: there, the number means the newer order.
-        let end = |event: &Recorded| vec![number_used_again::<S>(event, requests, &newer)];
+        let end = |event: &Recorded| GivenUp::Untold(number_used_again::<S>(event, requests, &newer));
         if self.record_out_of_turn(head, requests, end, context).await? {
             Ok(Attempted::Ended)
         } else {
@@ -210,7 +228,7 @@ impl<S: Stage> Worker<S> {
             return Ok(());
         };
         let awaited = match self.body_of(event.clone()).await? {
-            Some(body) => self.stage.held_up_by(&body).await?,
+            Some(body) => self.stage.awaited_beside(&body).await?,
             None => None,
         };
         match awaited {

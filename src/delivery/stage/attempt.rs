@@ -464,8 +464,10 @@ impl<S: Stage> Worker<S> {
         if permission.was_refused() || !matches!(handled, Ok(Ok(_))) && !context.lease.holds() {
             anyhow::bail!("the lease ran out before a request, or during it");
         }
-        let handled =
-            handled.unwrap_or_else(|panic| Ok(self.given_up(event, panicked::<S>(event, requests + 1, &panic))));
+        let handled = match handled {
+            Ok(handled) => handled,
+            Err(panic) => Ok(self.given_up(event, panicked::<S>(event, requests + 1, &panic)).await?),
+        };
         Ok(Ok((permission, handled)))
     }
 

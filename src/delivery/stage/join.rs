@@ -118,7 +118,12 @@ pub(super) async fn wait_in_doubt<S: Stage>(
     let event = &item.event;
     match lanes.get(key).await? {
         Some(lane) if lane.holds(event.sequence) => Ok(Joined::Waits),
-        Some(lane) => wait_in::<S>(lanes, key, lane, event, item.requests).await,
+        Some(lane) => {
+            let joined = wait_in::<S>(lanes, key, lane, event, item.requests).await?;
+            // It may be another branch's, or another order: then it need not wait for the head's time.
+            lanes.look_at(key);
+            Ok(joined)
+        }
         None => {
             let (provider, parked) = (event.envelope.provider.to_string(), item.parked.as_ref());
             let due_at = parked.map_or_else(Utc::now, |parked| parked.until);

@@ -9,6 +9,14 @@ use super::{
 };
 use crate::event::{NewEvent, Recorded};
 
+/// The dead letter of an event that the runner gives up.
+pub(super) enum GivenUp {
+    /// A provider that waits for the word whether the backend has the order is told that it has not.
+    Told(NewEvent),
+    /// It is told nothing.
+    Untold(NewEvent),
+}
+
 impl<S: Stage> Worker<S> {
     /// Records that an event finds no room in its order's lane. False if the hub goes down before it is recorded.
     pub(super) async fn record_without_room(
@@ -18,13 +26,17 @@ impl<S: Stage> Worker<S> {
         waiting: usize,
         context: &TaskContext,
     ) -> anyhow::Result<bool> {
-        let end = |event: &Recorded| self.given_up(event, without_room::<S>(event, requests, waiting));
+        let end = |event: &Recorded| GivenUp::Told(without_room::<S>(event, requests, waiting));
         self.record_out_of_turn(recorded, 0, end, context).await
     }
 
     /// The events that the runner records when it gives an event up: first the status for a provider that waits for it, then the dead letter.
-    pub(super) fn given_up(&self, event: &Recorded, end: NewEvent) -> Vec<NewEvent> {
-        self.stage.lost(event).into_iter().chain([end]).collect()
+    ///
+    /// # Errors
+    /// If the log does not answer.
+    pub(super) async fn given_up(&self, event: &Recorded, end: NewEvent) -> anyhow::Result<Vec<NewEvent>> {
+        let lost = self.stage.lost(event).await?;
+        Ok(lost.into_iter().chain([end]).collect())
     }
 
     /// Records the end of an event that does not have its turn. False if the hub goes down before it is recorded, or if this
@@ -33,14 +45,17 @@ impl<S: Stage> Worker<S> {
         &self,
         recorded: &Recorded,
         requests: u32,
-        end: impl Fn(&Recorded) -> Vec<NewEvent>,
+        end: impl Fn(&Recorded) -> GivenUp,
         context: &TaskContext,
     ) -> anyhow::Result<bool> {
         if S::only_wakes(recorded.envelope.event_type) {
             return Ok(true);
         }
         let end = match self.order(recorded.clone(), requests).await? {
-            EventAction::Handle(event) => end(&event),
+            EventAction::Handle(event) => match end(&event) {
+                GivenUp::Told(end) => self.given_up(&event, end).await?,
+                GivenUp::Untold(end) => vec![end],
+            },
             EventAction::NotOurs => return Ok(true),
             EventAction::Left => return Ok(false),
             EventAction::Gone(sequence, is_there) => vec![gone(recorded, S::NAME, sequence, is_there)],

@@ -1,0 +1,84 @@
+//! Orders that the hub gives up, and what their provider is told of that.
+//!
+//! A provider that waits for the word whether the backend has an order (`confirm_within`) is told that it has not when the hub gives the
+//! order up, and then has the restaurant make it without the backend. So nothing is said of an order that the backend has by an earlier
+//! announcement, or may still get by one; and an order that was reported as lost is not created any more.
+
+use super::{Attempt, Forward, record::dead_letter, waits::cannot_see};
+use crate::{
+    delivery::stage::RequestFacts,
+    event::{
+        NewEvent, Recorded,
+        outcome::{ErrorReport, ErrorType, REPORTED_LOST},
+        push,
+    },
+    retry::Failure,
+};
+
+impl Forward {
+    /// It will not be forwarded any more. A provider that waits for the word gets it, so that it tells the restaurant itself.
+    ///
+    /// # Errors
+    /// While the log does not say whether the backend has the order.
+    pub(super) async fn dead(
+        &self,
+        attempt: Attempt<'_>,
+        attempts: u32,
+        error: ErrorReport,
+    ) -> Result<Vec<NewEvent>, Failure> {
+        let lost = self.report(attempt.event).await.map_err(|error| cannot_see(&error))?;
+        let dead = self.given_up(attempt, attempts, error);
+        Ok(lost.into_iter().chain([dead]).collect())
+    }
+
+    /// The same, and the provider is told nothing.
+    pub(super) fn given_up(&self, attempt: Attempt<'_>, attempts: u32, error: ErrorReport) -> NewEvent {
+        let Attempt {
+            event,
+            confirming,
+            amended,
+            ..
+        } = attempt;
+        let requests = RequestFacts {
+            confirming,
+            unposted: self.arrivals.is_none(event, attempts),
+            amended,
+        };
+        self.arrivals.end(event);
+        dead_letter(event, attempts, error, requests)
+    }
+
+    /// What tells the provider that an order is lost, if it waits for that and the order is.
+    ///
+    /// # Errors
+    /// If the log does not answer.
+    pub(super) async fn report(&self, event: &Recorded) -> anyhow::Result<Option<NewEvent>> {
+        let is_lost = self.is_awaited(event) && !self.identity.may_be_created_by_another(event).await?;
+        Ok(is_lost.then(|| push::lost(event)))
+    }
+
+    /// The error of an announcement whose order was reported as lost to its provider before; none if it was not.
+    ///
+    /// # Errors
+    /// While the log does not say.
+    pub(super) async fn reported(&self, event: &Recorded) -> Result<Option<ErrorReport>, Failure> {
+        if !self.is_awaited(event) {
+            return Ok(None);
+        }
+        let earlier = self.identity.given_up_before(event).await;
+        let earlier = earlier.map_err(|error| cannot_see(&error))?;
+        Ok(earlier.map(|earlier| {
+            let message = format!(
+                "an earlier announcement of this order (event {}) was given up, and the provider was told that the order is lost: it is made \
+                 without the backend; if it is to be at the backend as well, retry this dead letter",
+                earlier.sequence
+            );
+            ErrorReport::new(ErrorType::Validation, REPORTED_LOST, message)
+        }))
+    }
+
+    /// Whether its provider waits for the word whether the backend has the order. What a person has retried is for that person to judge.
+    fn is_awaited(&self, event: &Recorded) -> bool {
+        event.envelope.is_creation() && event.run.is_none() && self.rules.confirms.contains(&*event.envelope.provider)
+    }
+}

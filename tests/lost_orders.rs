@@ -1,0 +1,108 @@
+//! Providers that wait for the word whether the backend has an order, and announce it more than once: they are told that it is lost only if
+//! it is, and an order that was reported as lost is not created any more.
+
+use serde_json::{Value, json};
+use webhook_hub::event::EventType;
+
+use crate::{
+    harness::{
+        backend,
+        hub::{Hub, run},
+        platform::CLIENT_SECRET,
+    },
+    provider_words::{Played, json_of, numbered},
+};
+
+const JUST_EAT: &str = include_str!("../providers/just-eat.toml");
+
+/// A platform that plays Just Eat, an order of it, and a second announcement of it with another price.
+async fn just_eat(file: &str, id: &str) -> (Played, Value, Value) {
+    let played = Played::new("just-eat", file, "AKZ12", "GBP").await;
+    let provider = &played.outside.provider;
+    provider.takes_calls_that(|heard| heard.header("x-flyt-api-key") == CLIENT_SECRET);
+    let order = json_of(include_str!("fixtures/providers/just-eat/receive_order.json"));
+    let order = numbered(&order, "/id", id);
+    let mut picked = order.clone();
+    picked["items"][0]["price"] = json!(1500);
+    (played, order, picked)
+}
+
+/// What Just Eat was or will be told, once something was given up: that is requested before the end is recorded.
+async fn told_until_given_up(played: &Played, end: EventType) -> Vec<Value> {
+    let log = &played.outside.world.log;
+    log.wait_for(end, 1).await;
+    let events = log.events().await;
+    let requested = events
+        .iter()
+        .filter(|event| event.envelope.event_type == EventType::OrderStatusRequested);
+    let status = |payload: &[u8]| serde_json::from_slice::<Value>(payload).unwrap()["status"].clone();
+    requested.map(|event| status(&event.payload)).collect()
+}
+
+/// The backend has the order by the first announcement. It refuses the second one, which changes the lines.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_amendment_that_is_refused_does_not_lose_the_order() {
+    let (played, order, picked) = just_eat(JUST_EAT, "JE-picked").await;
+    let hub = Hub::start(&played.settings).await;
+    assert_eq!(played.post(&hub, &order).await, 202);
+    played.outside.payloads(EventType::OrderStatusPushed, 1).await;
+    let refuses = Some(backend::Answer::status(422));
+    played.outside.world.backend.always_for("JE-picked", refuses);
+    played.post(&hub, &picked).await;
+    let told = told_until_given_up(&played, EventType::OrderDeadLettered).await;
+    assert_eq!(told, ["received"]);
+}
+
+/// The hub cannot read the second announcement.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_announcement_that_cannot_be_read_does_not_lose_the_order() {
+    let (played, order, mut picked) = just_eat(JUST_EAT, "JE-empty").await;
+    let hub = Hub::start(&played.settings).await;
+    assert_eq!(played.post(&hub, &order).await, 202);
+    played.outside.payloads(EventType::OrderStatusPushed, 1).await;
+    picked["items"] = json!([]);
+    played.post(&hub, &picked).await;
+    let told = told_until_given_up(&played, EventType::OrderRejected).await;
+    assert_eq!(told, ["received"]);
+}
+
+/// The hub gives the second announcement up by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_announcement_that_the_hub_gives_up_does_not_lose_the_order() {
+    let (played, order, picked) = just_eat(JUST_EAT, "JE-panic2").await;
+    let hub = Hub::start(&played.settings).await;
+    assert_eq!(played.post(&hub, &order).await, 202);
+    played.outside.payloads(EventType::OrderStatusPushed, 1).await;
+    hub.terminate().await;
+    let panics = played.settings.clone().set("HUB_TEST_PANIC_AT", "forward:JE-panic2");
+    let hub = Hub::start(&panics).await;
+    assert_eq!(played.post(&hub, &picked).await, 202);
+    let told = told_until_given_up(&played, EventType::OrderDeadLettered).await;
+    assert_eq!(told, ["received"]);
+}
+
+/// Just Eat was told that the order is lost, so it is on the restaurant's tablet. The backend does not get it by a second announcement, until
+/// a person wants that.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_was_reported_as_lost_is_not_created() {
+    let file = JUST_EAT.replace("confirm_within = \"150s\"", "confirm_within = \"2s\"");
+    let (played, order, picked) = just_eat(&file, "JE-late").await;
+    let world = &played.outside.world;
+    let hub = Hub::start(&played.settings.clone().set("RETRY_MAX_ATTEMPTS", 50)).await;
+    world.backend.otherwise(backend::Answer::status(503));
+    assert_eq!(played.post(&hub, &order).await, 202);
+    let dead = world.log.payloads(EventType::OrderDeadLettered, 1).await;
+    assert_eq!(dead[0]["error"]["code"], "ORDER_EXPIRED", "{}", dead[0]);
+    world.backend.otherwise(backend::Answer::Accept);
+    assert_eq!(played.post(&hub, &picked).await, 202);
+    let dead = world.log.wait_for(EventType::OrderDeadLettered, 2).await;
+    let told = told_until_given_up(&played, EventType::OrderDeadLettered).await;
+    assert_eq!(told, ["lost"]);
+    let why: Value = serde_json::from_slice(&dead[1].payload).unwrap();
+    assert_eq!(why["error"]["code"], "REPORTED_LOST", "{why}");
+    assert!(world.backend.accepted().is_empty());
+    let id = dead[1].envelope.id.to_string();
+    let arguments = ["dead-letters", "retry", &id];
+    run(&world.nats.settings("hub"), &arguments).await.expect_success();
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+}
