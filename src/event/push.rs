@@ -176,6 +176,12 @@ pub fn lost(event: &Recorded) -> NewEvent {
     automatic(event, LOSS, None, &wanted)
 }
 
+/// Whether an event requests the status of [`lost`].
+pub fn is_loss(event: &Recorded) -> bool {
+    let requested = serde_json::from_slice::<StatusRequested>(&event.payload);
+    requested.is_ok_and(|requested| requested.automatic && requested.status == PushStatus::Lost)
+}
+
 /// Payload of `order.status_pushed`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -65,7 +65,7 @@ impl Forward {
         if !self.is_awaited(event) {
             return Ok(None);
         }
-        let earlier = self.identity.given_up_before(event).await;
+        let earlier = self.identity.reported_lost(event).await;
         let earlier = earlier.map_err(|error| cannot_see(&error))?;
         Ok(earlier.map(|earlier| {
             let message = format!(

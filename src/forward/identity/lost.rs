@@ -2,7 +2,11 @@
 
 use super::{OrderIdentity, is_same_branch};
 use crate::{
-    event::Recorded,
+    event::{EventType, Recorded, push},
+    journal::{
+        codec::token,
+        read::{Entry, LogReader, Start},
+    },
     memory::{EntryState, IndexEntry},
     order::body,
 };
@@ -27,18 +31,20 @@ impl OrderIdentity {
         Ok(false)
     }
 
-    /// An announcement of an event's order that was given up before it; none if the backend has the order nevertheless, because it was retried.
+    /// An announcement of an event's order that was given up before it, and whose provider was told so; none if there is none.
     ///
     /// # Errors
     /// If the log does not answer.
-    pub(in crate::forward) async fn given_up_before(&self, event: &Recorded) -> anyhow::Result<Option<Recorded>> {
+    pub(in crate::forward) async fn reported_lost(&self, event: &Recorded) -> anyhow::Result<Option<Recorded>> {
         let known = self.orders.history(event).await?;
         let is_given_up = |found: &IndexEntry| {
             let given_up = [EntryState::CreationRefused, EntryState::CreationUncertain];
             given_up.contains(&found.state) && found.sequence < event.sequence
         };
         for found in known.of_branch().filter(is_given_up) {
-            if let Some(earlier) = self.announcement(event, found).await? {
+            if let Some(earlier) = self.announcement(event, found).await?
+                && self.was_reported(&earlier).await?
+            {
                 return Ok(Some(earlier));
             }
         }
@@ -47,11 +53,36 @@ impl OrderIdentity {
             .filter(|found| found.sequence < event.sequence)
         {
             let dead = self.untransformed(event, found).await?;
-            if let Some(dead) = dead.filter(|dead| dead.envelope.is_creation()) {
+            if let Some(dead) = dead.filter(|dead| dead.envelope.is_creation())
+                && self.was_reported(&dead).await?
+            {
                 return Ok(Some(dead));
             }
         }
         Ok(None)
+    }
+
+    /// Whether the provider was told that the order of an announcement that was given up is lost.
+    async fn was_reported(&self, given_up: &Recorded) -> anyhow::Result<bool> {
+        let branch = token(given_up.envelope.branch.as_deref().unwrap_or_default());
+        let root = EventType::OrderStatusRequested.subject_root();
+        let subjects = format!("{root}.{}.{branch}.>", token(&given_up.envelope.provider));
+        let mut reader = LogReader::of_subjects(&self.log, subjects, Start::Sequence(given_up.accepted_at()));
+        loop {
+            let entries = reader.next_batch_to_end(&self.log).await?;
+            if entries.is_empty() {
+                return Ok(false);
+            }
+            let is_about_it = |entry: &Entry| match entry {
+                Entry::Event(told) => {
+                    told.envelope.external_order_id == given_up.envelope.external_order_id && push::is_loss(told)
+                }
+                Entry::Unreadable { .. } => false,
+            };
+            if entries.iter().any(is_about_it) {
+                return Ok(true);
+            }
+        }
     }
 
     /// The announcement that an entry points at, if it is one of an event's order.
