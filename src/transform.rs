@@ -218,8 +218,8 @@ impl Transform {
         if !is_awaited || is_anothers(outcome) {
             return Ok(None);
         }
-        let is_there = self.orders.may_be_created_by_another(received).await;
-        Ok((!is_there.map_err(NotYet::Log)?).then(|| push::lost(received)))
+        let is_there = self.orders.may_be_created(received).await;
+        Ok((!is_there.map_err(NotYet::Log)?).then(|| push::lost(received, outcome)))
     }
 }
 

@@ -9,6 +9,7 @@ use crate::{
         backend,
         hub::{Hub, run},
         platform::CLIENT_SECRET,
+        wait::PATIENCE,
     },
     provider_words::{Played, json_of, numbered},
 };
@@ -97,7 +98,7 @@ async fn an_order_that_was_reported_as_lost_is_not_created() {
     assert_eq!(played.post(&hub, &picked).await, 202);
     let dead = world.log.wait_for(EventType::OrderDeadLettered, 2).await;
     let told = told_until_given_up(&played, EventType::OrderDeadLettered).await;
-    assert_eq!(told, ["lost"]);
+    assert_eq!(told, ["lost", "lost"], "the second one says no more than the first one");
     let why: Value = serde_json::from_slice(&dead[1].payload).unwrap();
     assert_eq!(why["error"]["code"], "REPORTED_LOST", "{why}");
     assert!(world.backend.accepted().is_empty());
@@ -105,4 +106,94 @@ async fn an_order_that_was_reported_as_lost_is_not_created() {
     let arguments = ["dead-letters", "retry", &id];
     run(&world.nats.settings("hub"), &arguments).await.expect_success();
     world.log.wait_for(EventType::OrderForwarded, 1).await;
+}
+
+/// The hub cannot read the first announcement, and Just Eat was told so. A second one can be read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rejected_order_that_was_reported_as_lost_is_not_created() {
+    let (played, order, _) = just_eat(JUST_EAT, "JE-rejected").await;
+    let world = &played.outside.world;
+    let hub = Hub::start(&played.settings).await;
+    let mut unreadable = order.clone();
+    unreadable["items"] = json!([]);
+    assert_eq!(played.post(&hub, &unreadable).await, 202);
+    let told = told_until_given_up(&played, EventType::OrderRejected).await;
+    assert_eq!(told, ["lost"]);
+    assert_eq!(played.post(&hub, &order).await, 202);
+    let why = &world.log.payloads(EventType::OrderDeadLettered, 1).await[0];
+    assert_eq!(why["error"]["code"], "REPORTED_LOST", "{why}");
+    assert!(world.backend.accepted().is_empty());
+}
+
+/// The backend has the order. Its webhook comes again when the log has forgotten it, and its branch is switched off by then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_that_finds_no_branch_does_not_lose_the_order() {
+    let (played, order, _) = just_eat(JUST_EAT, "JE-off").await;
+    let world = &played.outside.world;
+    let hub = Hub::start(&played.settings).await;
+    assert_eq!(played.post(&hub, &order).await, 202);
+    played.outside.payloads(EventType::OrderStatusPushed, 1).await;
+    world.log_forgets(&hub).await;
+    hub.terminate().await;
+    switch_branches(&played, false).await;
+    let hub = Hub::start(&played.settings).await;
+    assert_eq!(played.post(&hub, &order).await, 202);
+    let told = told_until_given_up(&played, EventType::OrderDeadLettered).await;
+    assert_eq!(told, ["received"]);
+}
+
+async fn switch_branches(played: &Played, is_on: bool) {
+    let switch = format!("UPDATE branch_delivery_configs SET is_active = {is_on}");
+    played.outside.world.database.run(&switch).await.unwrap();
+}
+
+/// The branch has no row, so Just Eat was told that the order is lost. A person adds the row and retries the dead letter.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_may_have_a_lost_order_created() {
+    let (played, order, _) = just_eat(JUST_EAT, "JE-retry").await;
+    let world = &played.outside.world;
+    switch_branches(&played, false).await;
+    let hub = Hub::start(&played.settings).await;
+    assert_eq!(played.post(&hub, &order).await, 202);
+    let dead = world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    hub.terminate().await;
+    switch_branches(&played, true).await;
+    let _hub = Hub::start(&played.settings).await;
+    let id = dead[0].envelope.id.to_string();
+    let arguments = ["dead-letters", "retry", &id];
+    run(&world.nats.settings("hub"), &arguments).await.expect_success();
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+}
+
+/// An order of a store without a row was reported as lost. Whether another one with its number is the same order is not known, so it is not
+/// created, and Just Eat is told so: it reaches its restaurant by the tablet.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_may_be_a_lost_one_is_reported_itself() {
+    let (played, order, _) = just_eat(JUST_EAT, "JE-17").await;
+    let world = &played.outside.world;
+    let hub = Hub::start(&played.settings).await;
+    let mut elsewhere = order.clone();
+    elsewhere["posLocationId"] = json!("NOPE1");
+    assert_eq!(played.post(&hub, &elsewhere).await, 202);
+    world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    assert_eq!(played.post(&hub, &order).await, 202);
+    world.log.wait_for(EventType::OrderDeadLettered, 2).await;
+    let told = told_until_given_up(&played, EventType::OrderDeadLettered).await;
+    assert_eq!(told, ["lost", "lost"]);
+}
+
+/// The hub dies when it has asked for Just Eat to be told that the order is lost, and has not recorded the dead letter. The next one ends the
+/// order, and does not ask for it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hub_dies_between_the_loss_and_the_dead_letter() {
+    let (played, order, _) = just_eat(JUST_EAT, "JE-die").await;
+    let world = &played.outside.world;
+    world.backend.next_for("JE-die", [backend::Answer::status(422)]);
+    let dies = played.settings.clone().set("HUB_TEST_CRASH_AT", "forward/between");
+    let mut hub = Hub::start(&dies).await;
+    assert_eq!(played.post(&hub, &order).await, 202);
+    hub.wait_exit(PATIENCE).await;
+    let _hub = Hub::start(&played.settings).await;
+    world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    assert!(world.backend.accepted().is_empty());
 }

@@ -235,8 +235,8 @@ pub trait Stage: Send + Sync + 'static {
         NoOrders
     }
 
-    /// What tells the provider that the order of an event, which the runner gives up, goes no further; none where the provider does not wait for that.
-    fn lost(&self, _: &Recorded) -> impl Future<Output = anyhow::Result<Option<NewEvent>>> + Send {
+    /// What tells the provider that the order of an event, which the runner gives up with this end, goes no further; none where the provider does not wait for that.
+    fn lost(&self, _: &Recorded, _: &NewEvent) -> impl Future<Output = anyhow::Result<Option<NewEvent>>> + Send {
         async { Ok(None) }
     }
 

@@ -132,11 +132,11 @@ pub struct StatusRequested {
 
 /// A status that the hub asks for itself, because of an event. It begins something of its own: what becomes of it is not what
 /// becomes of the webhook. `cause` is the event that it follows from, where that is another.
-fn automatic(event: &Recorded, label: &str, cause: Option<EventId>, wanted: &StatusRequested) -> NewEvent {
+fn automatic(event: &Recorded, label: &str, cause: EventId, wanted: &StatusRequested) -> NewEvent {
     let follows = event.follow(label, EventType::OrderStatusRequested, Utc::now());
     let envelope = Envelope {
         root_id: follows.id,
-        cause_id: cause.or(follows.cause_id),
+        cause_id: Some(cause),
         webhook_type: STATUS_REQUEST.into(),
         received_at: follows.time,
         ..follows
@@ -160,11 +160,12 @@ pub fn of_forwarded(
         order_id,
         automatic: true,
     };
-    automatic(event, label, Some(forwarded.envelope.id), &wanted)
+    automatic(event, label, forwarded.envelope.id, &wanted)
 }
 
-/// The status that a provider gets for a new order that the backend will not have, whichever stage ends it.
-pub fn lost(event: &Recorded) -> NewEvent {
+/// The status that a provider gets for a new order that the backend will not have, whichever stage ends it. `end` is recorded after it, and
+/// is its cause: the status does not count as the outcome of the event if the process dies in between.
+pub fn lost(event: &Recorded, end: &NewEvent) -> NewEvent {
     let wanted = StatusRequested {
         status: PushStatus::Lost,
         reason: Some("the restaurant's system did not take the order in time".into()),
@@ -173,7 +174,7 @@ pub fn lost(event: &Recorded) -> NewEvent {
         order_id: None,
         automatic: true,
     };
-    automatic(event, LOSS, None, &wanted)
+    automatic(event, LOSS, end.envelope.id, &wanted)
 }
 
 /// Whether an event requests the status of [`lost`].

@@ -57,9 +57,14 @@ impl Arrivals {
         self.requested().pop(&event.sequence);
     }
 
+    /// Whether another instance may have begun to handle an event.
+    pub(super) fn may_be_anothers(&self, event: &Recorded) -> bool {
+        event.sequence <= self.handed_out.load(Ordering::Relaxed)
+    }
+
     /// Whether no request of an event can have reached the backend, of which so many were counted.
     pub(super) fn is_none(&self, event: &Recorded, requests: u32) -> bool {
-        let is_ours = event.run.is_none() && event.sequence > self.handed_out.load(Ordering::Relaxed);
+        let is_ours = event.run.is_none() && !self.may_be_anothers(event);
         let is_reached = self.requested().peek(&event.sequence).copied();
         is_ours && !is_reached.unwrap_or(requests > 0)
     }

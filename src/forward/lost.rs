@@ -4,6 +4,8 @@
 //! order up, and then has the restaurant make it without the backend. So nothing is said of an order that the backend has by an earlier
 //! announcement, or may still get by one; and an order that was reported as lost is not created any more.
 
+use chrono::SecondsFormat;
+
 use super::{Attempt, Forward, record::dead_letter, waits::cannot_see};
 use crate::{
     delivery::stage::RequestFacts,
@@ -26,13 +28,6 @@ impl Forward {
         attempts: u32,
         error: ErrorReport,
     ) -> Result<Vec<NewEvent>, Failure> {
-        let lost = self.report(attempt.event).await.map_err(|error| cannot_see(&error))?;
-        let dead = self.given_up(attempt, attempts, error);
-        Ok(lost.into_iter().chain([dead]).collect())
-    }
-
-    /// The same, and the provider is told nothing.
-    pub(super) fn given_up(&self, attempt: Attempt<'_>, attempts: u32, error: ErrorReport) -> NewEvent {
         let Attempt {
             event,
             confirming,
@@ -44,17 +39,19 @@ impl Forward {
             unposted: self.arrivals.is_none(event, attempts),
             amended,
         };
+        let dead = dead_letter(event, attempts, error, requests);
+        let lost = self.report(event, &dead).await.map_err(|error| cannot_see(&error))?;
         self.arrivals.end(event);
-        dead_letter(event, attempts, error, requests)
+        Ok(lost.into_iter().chain([dead]).collect())
     }
 
-    /// What tells the provider that an order is lost, if it waits for that and the order is.
+    /// What tells the provider that an order that ends so is lost, if it waits for that and the order is.
     ///
     /// # Errors
     /// If the log does not answer.
-    pub(super) async fn report(&self, event: &Recorded) -> anyhow::Result<Option<NewEvent>> {
-        let is_lost = self.is_awaited(event) && !self.identity.may_be_created_by_another(event).await?;
-        Ok(is_lost.then(|| push::lost(event)))
+    pub(super) async fn report(&self, event: &Recorded, end: &NewEvent) -> anyhow::Result<Option<NewEvent>> {
+        let is_lost = self.is_awaited(event) && !self.identity.may_be_created(event).await?;
+        Ok(is_lost.then(|| push::lost(event, end)))
     }
 
     /// The error of an announcement whose order was reported as lost to its provider before; none if it was not.
@@ -65,13 +62,17 @@ impl Forward {
         if !self.is_awaited(event) {
             return Ok(None);
         }
-        let earlier = self.identity.reported_lost(event).await;
+        // An instance that died may have told it and not recorded the end.
+        let earlier = self
+            .identity
+            .reported_lost(event, self.arrivals.may_be_anothers(event))
+            .await;
         let earlier = earlier.map_err(|error| cannot_see(&error))?;
         Ok(earlier.map(|earlier| {
             let message = format!(
-                "an earlier announcement of this order (event {}) was given up, and the provider was told that the order is lost: it is made \
-                 without the backend; if it is to be at the backend as well, retry this dead letter",
-                earlier.sequence
+                "the provider was told that this order is lost, after its announcement at {} was given up: it is made without the backend; \
+                 if it is to be at the backend as well, retry this dead letter",
+                earlier.envelope.received_at.to_rfc3339_opts(SecondsFormat::Secs, true)
             );
             ErrorReport::new(ErrorType::Validation, REPORTED_LOST, message)
         }))

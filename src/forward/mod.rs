@@ -411,7 +411,7 @@ impl Stage for Forward {
             && matches!(plan, Plan::Send(_) | Plan::Confirm(..))
             && let Some(error) = self.reported(event).await?
         {
-            return Ok(vec![self.given_up(attempt, request - 1, error)]);
+            return self.dead(attempt, request - 1, error).await;
         }
         if let Plan::Confirm(other, _) = &plan {
             attempt.confirming = Some(other.sequence);
@@ -463,8 +463,8 @@ impl Stage for Forward {
         &*self.identity.orders
     }
 
-    async fn lost(&self, event: &Recorded) -> anyhow::Result<Option<NewEvent>> {
-        self.report(event).await
+    async fn lost(&self, event: &Recorded, end: &NewEvent) -> anyhow::Result<Option<NewEvent>> {
+        self.report(event, end).await
     }
 
     fn waits_for_creation(attempt: &Recorded) -> bool {

@@ -59,7 +59,7 @@ impl OrderIdentity {
     }
 
     /// The dead letter of a webhook about an event's order that never became a body.
-    pub(super) async fn untransformed(&self, event: &Recorded, found: IndexEntry) -> anyhow::Result<Option<Recorded>> {
+    async fn untransformed(&self, event: &Recorded, found: IndexEntry) -> anyhow::Result<Option<Recorded>> {
         let dead = self.orders.read(event, found).await?;
         Ok(dead.filter(|dead| superseded::is_untransformed(dead, event)))
     }

@@ -44,9 +44,10 @@ impl Orders {
         let branch = superseded::branch_token(event);
         let mut ends = Vec::new();
         let of_branch = ENDS.map(|event_type| superseded::subjects(event, event_type, &branch));
-        // Webhooks with a branch that was not found.
-        let without_branch = superseded::subjects(event, EventType::OrderDeadLettered, &codec::token(""));
-        for subjects in of_branch.into_iter().chain([without_branch]) {
+        // Webhooks with a branch that was not found, or that could not be read.
+        let without_branch = [EventType::OrderDeadLettered, EventType::OrderRejected]
+            .map(|event_type| superseded::subjects(event, event_type, &codec::token("")));
+        for subjects in of_branch.into_iter().chain(without_branch) {
             let about = (subjects, start);
             ends.extend(superseded::find(&self.connection, Some(&self.searches), event, about, |_| true).await?);
         }

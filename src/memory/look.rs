@@ -292,21 +292,17 @@ impl Orders {
         Ok(false)
     }
 
-    /// Whether the backend has the order of an event's number by another webhook, or one is still to be forwarded: of the event's branch, if
-    /// that is known.
+    /// Whether the backend has an order of a webhook's number, or one is still to be forwarded: of the webhook's branch, if that is known.
     ///
     /// # Errors
     /// If NATS does not answer.
-    pub(crate) async fn may_be_created_by_another(&self, about: &Recorded) -> anyhow::Result<bool> {
+    pub(crate) async fn may_be_created(&self, about: &Recorded) -> anyhow::Result<bool> {
         let known = self.history(about).await?;
         let is_creation = |found: &IndexEntry| matches!(found.state, EntryState::Creation | EntryState::Created);
         for found in known.found.iter().filter(|found| is_creation(found)) {
-            let other = self.read(about, *found).await?;
-            let (own, branch) = (&about.envelope, |other: &Recorded| other.envelope.branch.clone());
-            if other.is_some_and(|other| {
-                let is_same_branch = own.branch.is_none() || branch(&other) == own.branch;
-                is_same_branch && other.envelope.root_id != own.root_id
-            }) {
+            let order = self.read(about, *found).await?;
+            let branch = about.envelope.branch.as_ref();
+            if order.is_some_and(|order| branch.is_none() || order.envelope.branch.as_ref() == branch) {
                 return Ok(true);
             }
         }

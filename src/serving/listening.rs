@@ -40,6 +40,9 @@ const AHEAD: usize = 2048;
 /// millisecond. So up to 5,000 a second get theirs, and a burst of those that say nothing is spread over time; if more come, the pause is
 /// left out.
 const PLACED_AT_A_TIME: u32 = 8;
+/// How many are accepted before one gets its place, and those that are held are looked at.
+const ACCEPTED_AT_A_TIME: usize = 64;
+/// See [`PLACED_AT_A_TIME`].
 const PLACING_PAUSE: Duration = Duration::from_millis(1);
 /// Shortest pause between two lines in the log about a listener that waits.
 const TELL_EVERY: Duration = Duration::from_secs(10);
@@ -103,11 +106,14 @@ impl Listening {
 
     /// Accepts what waits in the system's queue, as far as there is room, up to one that can be served at once.
     fn accept_waiting(&self) -> io::Result<Option<Connection>> {
-        while self.placing.len() < self.ahead
+        let mut accepted = 0;
+        while accepted < ACCEPTED_AT_A_TIME
+            && self.placing.len() < self.ahead
             && let Ok(permit) = Arc::clone(&self.room).try_acquire_owned()
             // What went wrong is met again, and told, when there is nothing else to do.
             && let Ok((stream, address)) = self.at_once.accept()
         {
+            accepted += 1;
             stream.set_nonblocking(true)?;
             let stream = Layered::new(TcpStream::from_std(stream)?, permit);
             if let Some(connection) = self.waiting.hold(stream, address) {
@@ -174,9 +180,12 @@ impl AddrListener<Placed, Peer> for Listening {
         yield_now().await;
         let mut placed = 0_u32;
         loop {
-            // First: a connection that says nothing has its turn, however many others can be served.
+            // Those that say nothing have their turn, and those that were held, however many others can be served at once.
             self.placing.place_next();
             placed = (placed + 1) % PLACED_AT_A_TIME;
+            if let Some((stream, address)) = self.waiting.next_now().await {
+                return Ok((stream, Peer(address)));
+            }
             let next = match self.accept_waiting()? {
                 Some(connection) => Some(connection),
                 None if self.placing.is_empty() => self.wait(pending()).await?,
@@ -311,6 +320,19 @@ mod tests {
         assert_eq!(listening.placing.len(), 1);
         next(&listening).await;
         assert!(listening.placing.is_empty());
+    }
+
+    /// A client that sends its request after others have begun to send theirs.
+    #[tokio::test]
+    async fn a_held_connection_does_not_wait_until_no_other_request_comes() {
+        let (listening, address) = listening();
+        let mut slow = clients(address, 1, b"");
+        let first = clients(address, 1, REQUEST);
+        assert_eq!(next(&listening).await, first[0].local_addr().unwrap());
+        let _burst = clients(address, 20, REQUEST);
+        slow[0].write_all(REQUEST).unwrap();
+        let served = [next(&listening).await, next(&listening).await];
+        assert!(served.contains(&slow[0].local_addr().unwrap()), "{served:?}");
     }
 
     #[tokio::test]

@@ -466,7 +466,10 @@ impl<S: Stage> Worker<S> {
         }
         let handled = match handled {
             Ok(handled) => handled,
-            Err(panic) => Ok(self.given_up(event, panicked::<S>(event, requests + 1, &panic)).await?),
+            Err(panic) => {
+                let end = panicked::<S>(event, requests + 1, &panic);
+                Ok(self.given_up_after_panic(event, end).await?)
+            }
         };
         Ok(Ok((permission, handled)))
     }

@@ -7,7 +7,10 @@ use super::{
     given_up::{superseded_end, without_room},
     unreadable::gone,
 };
-use crate::event::{NewEvent, Recorded};
+use crate::{
+    event::{NewEvent, Recorded},
+    telemetry::panics,
+};
 
 /// The dead letter of an event that the runner gives up.
 pub(super) enum GivenUp {
@@ -35,8 +38,17 @@ impl<S: Stage> Worker<S> {
     /// # Errors
     /// If the log does not answer.
     pub(super) async fn given_up(&self, event: &Recorded, end: NewEvent) -> anyhow::Result<Vec<NewEvent>> {
-        let lost = self.stage.lost(event).await?;
+        let lost = self.stage.lost(event, &end).await?;
         Ok(lost.into_iter().chain([end]).collect())
+    }
+
+    /// The same after a panic, which may come again: then the provider is told nothing.
+    ///
+    /// # Errors
+    /// If the log does not answer.
+    pub(super) async fn given_up_after_panic(&self, event: &Recorded, end: NewEvent) -> anyhow::Result<Vec<NewEvent>> {
+        let given_up = panics::catch(S::NAME, self.given_up(event, end.clone())).await;
+        given_up.unwrap_or_else(|_| Ok(vec![end]))
     }
 
     /// Records the end of an event that does not have its turn. False if the hub goes down before it is recorded, or if this

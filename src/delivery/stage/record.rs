@@ -36,7 +36,8 @@ impl<S: Stage> Worker<S> {
     pub(super) async fn record(&self, context: &TaskContext, about: u64, events: Vec<NewEvent>) -> bool {
         let tenure = &context.tenure;
         tenure.progress(|progress| progress.record(about));
-        for mut event in events {
+        let last = events.len().saturating_sub(1);
+        for (place, mut event) in events.into_iter().enumerate() {
             let id = event.envelope.id;
             loop {
                 match self.append_once(&context.lease, about, &event).await {
@@ -52,6 +53,9 @@ impl<S: Stage> Worker<S> {
                         self.stage.recorded(&event, appended);
                         if !appended.duplicate {
                             log_lines::order_ended::<S>(&event);
+                        }
+                        if place < last {
+                            crash_stage_at(S::NAME, "between");
                         }
                         break;
                     }

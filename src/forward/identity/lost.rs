@@ -12,30 +12,39 @@ use crate::{
 };
 
 impl OrderIdentity {
-    /// Whether the backend has an event's order by another announcement, or one that came before is still tried.
+    /// Whether the backend has the order that an event announces, or an earlier announcement of it is still tried.
     ///
     /// # Errors
     /// If the log does not answer.
-    pub(in crate::forward) async fn may_be_created_by_another(&self, event: &Recorded) -> anyhow::Result<bool> {
+    pub(in crate::forward) async fn may_be_created(&self, event: &Recorded) -> anyhow::Result<bool> {
         let known = self.orders.history(event).await?;
-        if let Some((_, first)) = self.created(event, &known).await? {
-            let is_another = |first: &Recorded| body::are_two_orders(&first.payload, &event.payload);
-            return Ok(!first.as_ref().is_some_and(is_another));
-        }
-        let is_tried = |found: &IndexEntry| found.state == EntryState::Creation && found.sequence < event.sequence;
-        for found in known.of_branch().filter(is_tried) {
+        let counts = |found: &IndexEntry| match found.state {
+            EntryState::CreationForwarded | EntryState::CreationOutOfTurn => true,
+            EntryState::Creation => found.sequence < event.sequence,
+            _ => false,
+        };
+        for found in known.of_branch().filter(counts) {
             if self.announcement(event, found).await?.is_some() {
                 return Ok(true);
             }
         }
-        Ok(false)
+        // The body that created it may have left the log.
+        Ok(matches!(self.created(event, &known).await?, Some((_, None))))
     }
 
-    /// An announcement of an event's order that was given up before it, and whose provider was told so; none if there is none.
+    /// An announcement of an event's order that was given up, and whose provider was told so; none if there is none. `or_itself`: the event
+    /// itself may be one.
     ///
     /// # Errors
     /// If the log does not answer.
-    pub(in crate::forward) async fn reported_lost(&self, event: &Recorded) -> anyhow::Result<Option<Recorded>> {
+    pub(in crate::forward) async fn reported_lost(
+        &self,
+        event: &Recorded,
+        or_itself: bool,
+    ) -> anyhow::Result<Option<Recorded>> {
+        if or_itself && self.was_reported(event).await? {
+            return Ok(Some(event.clone()));
+        }
         let known = self.orders.history(event).await?;
         let is_given_up = |found: &IndexEntry| {
             let given_up = [EntryState::CreationRefused, EntryState::CreationUncertain];
@@ -52,11 +61,11 @@ impl OrderIdentity {
             .ended_without_branch()
             .filter(|found| found.sequence < event.sequence)
         {
-            let dead = self.untransformed(event, found).await?;
-            if let Some(dead) = dead.filter(|dead| dead.envelope.is_creation())
-                && self.was_reported(&dead).await?
+            let end = self.orders.read(event, found).await?;
+            if let Some(end) = end.filter(|end| may_be_of(end, event))
+                && self.was_reported(&end).await?
             {
-                return Ok(Some(dead));
+                return Ok(Some(end));
             }
         }
         Ok(None)
@@ -92,4 +101,13 @@ impl OrderIdentity {
             is_same_branch(earlier, event) && !body::are_two_orders(&earlier.payload, &event.payload)
         }))
     }
+}
+
+/// Whether a webhook that the stage `transform` gave up may have announced an event's order: by the number alone, because its store and its
+/// content are not known. If the webhook itself is the event's, a person has had it retried.
+fn may_be_of(end: &Recorded, event: &Recorded) -> bool {
+    let proven_for = end.envelope.principal.branch().map(|branch| &**branch);
+    end.envelope.is_creation()
+        && end.envelope.root_id != event.envelope.root_id
+        && proven_for.is_none_or(|branch| event.envelope.branch.as_deref() == Some(branch))
 }
