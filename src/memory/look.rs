@@ -292,17 +292,19 @@ impl Orders {
         Ok(false)
     }
 
-    /// Whether the backend has an order of a webhook's number, or one is still to be forwarded: of the webhook's branch, if that is known.
+    /// Whether the backend has an order of a webhook's number, or one is still to be forwarded: of the webhook's branch, if that is known or
+    /// its secret proved it.
     ///
     /// # Errors
     /// If NATS does not answer.
     pub(crate) async fn may_be_created(&self, about: &Recorded) -> anyhow::Result<bool> {
         let known = self.history(about).await?;
+        let proven_for = about.envelope.principal.branch().map(|branch| &**branch);
+        let branch = about.envelope.branch.as_deref().or(proven_for);
         let is_creation = |found: &IndexEntry| matches!(found.state, EntryState::Creation | EntryState::Created);
         for found in known.found.iter().filter(|found| is_creation(found)) {
             let order = self.read(about, *found).await?;
-            let branch = about.envelope.branch.as_ref();
-            if order.is_some_and(|order| branch.is_none() || order.envelope.branch.as_ref() == branch) {
+            if order.is_some_and(|order| branch.is_none() || order.envelope.branch.as_deref() == branch) {
                 return Ok(true);
             }
         }

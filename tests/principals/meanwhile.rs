@@ -12,7 +12,7 @@ use super::{
 async fn comes_while_lanes_are_made_again(id: &str, first: Who, second: &str, is_killed: bool) {
     let outside = Outside::with_file("careem.toml", CAREEM).await;
     outside.world.database.run(BRANCHES).await.unwrap();
-    let slowly = waiting_settings(&outside).set("HUB_TEST_TIMES", "forward_rebuild_pause=6s");
+    let slowly = waiting_settings(&outside).set("HUB_TEST_TIMES", "forward_rebuild_pause=15s");
     let hub = Hub::start(&waiting_settings(&outside)).await;
     let mut tenants = Tenants {
         outside,
