@@ -165,6 +165,25 @@ async fn a_person_may_have_a_lost_order_created() {
     world.log.wait_for(EventType::OrderForwarded, 1).await;
 }
 
+/// The same, but its webhook comes again when the log has forgotten it, and no person has looked at it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_of_a_lost_order_does_not_create_it() {
+    let (played, order, _) = just_eat(JUST_EAT, "JE-again").await;
+    let world = &played.outside.world;
+    switch_branches(&played, false).await;
+    let hub = Hub::start(&played.settings).await;
+    assert_eq!(played.post(&hub, &order).await, 202);
+    world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    world.log_forgets(&hub).await;
+    hub.terminate().await;
+    switch_branches(&played, true).await;
+    let hub = Hub::start(&played.settings).await;
+    assert_eq!(played.post(&hub, &order).await, 202);
+    let why = &world.log.payloads(EventType::OrderDeadLettered, 2).await[1];
+    assert_eq!(why["error"]["code"], "REPORTED_LOST", "{why}");
+    assert!(world.backend.accepted().is_empty());
+}
+
 /// An order of a store without a row was reported as lost. Whether another one with its number is the same order is not known, so it is not
 /// created, and Just Eat is told so: it reaches its restaurant by the tablet.
 #[tokio::test(flavor = "multi_thread")]
@@ -186,9 +205,21 @@ async fn an_order_that_may_be_a_lost_one_is_reported_itself() {
 /// order, and does not ask for it again.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_hub_dies_between_the_loss_and_the_dead_letter() {
-    let (played, order, _) = just_eat(JUST_EAT, "JE-die").await;
+    dies_between("JE-die", [422].as_slice()).await;
+}
+
+/// The same where an attempt had failed before, so that requests of the order were made for certain.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hub_dies_between_the_loss_and_the_dead_letter_of_a_second_attempt() {
+    dies_between("JE-die2", [503, 422].as_slice()).await;
+}
+
+async fn dies_between(id: &str, answers: &[u16]) {
+    let (played, order, _) = just_eat(JUST_EAT, id).await;
     let world = &played.outside.world;
-    world.backend.next_for("JE-die", [backend::Answer::status(422)]);
+    world
+        .backend
+        .next_for(id, answers.iter().copied().map(backend::Answer::status));
     let dies = played.settings.clone().set("HUB_TEST_CRASH_AT", "forward/between");
     let mut hub = Hub::start(&dies).await;
     assert_eq!(played.post(&hub, &order).await, 202);

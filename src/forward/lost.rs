@@ -54,19 +54,18 @@ impl Forward {
         Ok(is_lost.then(|| push::lost(event, end)))
     }
 
-    /// The error of an announcement whose order was reported as lost to its provider before; none if it was not.
+    /// The error of an announcement whose order was reported as lost to its provider before; none if it was not. `is_unsent`: no request of it
+    /// can have reached the backend; otherwise an earlier announcement says nothing.
     ///
     /// # Errors
     /// While the log does not say.
-    pub(super) async fn reported(&self, event: &Recorded) -> Result<Option<ErrorReport>, Failure> {
+    pub(super) async fn reported(&self, event: &Recorded, is_unsent: bool) -> Result<Option<ErrorReport>, Failure> {
         if !self.is_awaited(event) {
             return Ok(None);
         }
         // An instance that died may have told it and not recorded the end.
-        let earlier = self
-            .identity
-            .reported_lost(event, self.arrivals.may_be_anothers(event))
-            .await;
+        let itself = self.arrivals.may_be_anothers(event);
+        let earlier = self.identity.reported_lost(event, (itself, is_unsent)).await;
         let earlier = earlier.map_err(|error| cannot_see(&error))?;
         Ok(earlier.map(|earlier| {
             let message = format!(

@@ -407,9 +407,9 @@ impl Stage for Forward {
                 posting.clone()
             }
         };
-        if is_unsent
+        if !is_expired
             && matches!(plan, Plan::Send(_) | Plan::Confirm(..))
-            && let Some(error) = self.reported(event).await?
+            && let Some(error) = self.reported(event, is_unsent).await?
         {
             return self.dead(attempt, request - 1, error).await;
         }

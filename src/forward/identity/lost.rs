@@ -32,18 +32,21 @@ impl OrderIdentity {
         Ok(matches!(self.created(event, &known).await?, Some((_, None))))
     }
 
-    /// An announcement of an event's order that was given up, and whose provider was told so; none if there is none. `or_itself`: the event
-    /// itself may be one.
+    /// An announcement of an event's order that was given up, and whose provider was told so; none if there is none. `itself`: the event
+    /// itself may be one. `others`: others count as well.
     ///
     /// # Errors
     /// If the log does not answer.
     pub(in crate::forward) async fn reported_lost(
         &self,
         event: &Recorded,
-        or_itself: bool,
+        (itself, others): (bool, bool),
     ) -> anyhow::Result<Option<Recorded>> {
-        if or_itself && self.was_reported(event).await? {
+        if itself && self.was_reported(event, event.sequence).await? {
             return Ok(Some(event.clone()));
+        }
+        if !others {
+            return Ok(None);
         }
         let known = self.orders.history(event).await?;
         let is_given_up = |found: &IndexEntry| {
@@ -52,7 +55,7 @@ impl OrderIdentity {
         };
         for found in known.of_branch().filter(is_given_up) {
             if let Some(earlier) = self.announcement(event, found).await?
-                && self.was_reported(&earlier).await?
+                && self.was_reported(&earlier, earlier.sequence).await?
             {
                 return Ok(Some(earlier));
             }
@@ -63,7 +66,7 @@ impl OrderIdentity {
         {
             let end = self.orders.read(event, found).await?;
             if let Some(end) = end.filter(|end| may_be_of(end, event))
-                && self.was_reported(&end).await?
+                && self.was_reported(&end, end.accepted_at()).await?
             {
                 return Ok(Some(end));
             }
@@ -71,8 +74,9 @@ impl OrderIdentity {
         Ok(None)
     }
 
-    /// Whether the provider was told that the order of an announcement that was given up is lost.
-    async fn was_reported(&self, given_up: &Recorded) -> anyhow::Result<bool> {
+    /// Whether the provider was told that the order of an announcement that was given up is lost. `cause`: the sequence of the event that was
+    /// given up.
+    async fn was_reported(&self, given_up: &Recorded, cause: u64) -> anyhow::Result<bool> {
         let branch = token(given_up.envelope.branch.as_deref().unwrap_or_default());
         let root = EventType::OrderStatusRequested.subject_root();
         let subjects = format!("{root}.{}.{branch}.>", token(&given_up.envelope.provider));
@@ -84,7 +88,9 @@ impl OrderIdentity {
             }
             let is_about_it = |entry: &Entry| match entry {
                 Entry::Event(told) => {
-                    told.envelope.external_order_id == given_up.envelope.external_order_id && push::is_loss(told)
+                    told.envelope.external_order_id == given_up.envelope.external_order_id
+                        && told.envelope.cause_sequence.is_none_or(|told| told == cause)
+                        && push::is_loss(told)
                 }
                 Entry::Unreadable { .. } => false,
             };
@@ -104,10 +110,10 @@ impl OrderIdentity {
 }
 
 /// Whether a webhook that the stage `transform` gave up may have announced an event's order: by the number alone, because its store and its
-/// content are not known. If the webhook itself is the event's, a person has had it retried.
+/// content are not known. If the acceptance itself is the event's, a person has had it retried.
 fn may_be_of(end: &Recorded, event: &Recorded) -> bool {
     let proven_for = end.envelope.principal.branch().map(|branch| &**branch);
     end.envelope.is_creation()
-        && end.envelope.root_id != event.envelope.root_id
+        && end.accepted_at() != event.accepted_at()
         && proven_for.is_none_or(|branch| event.envelope.branch.as_deref() == Some(branch))
 }
