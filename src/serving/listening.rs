@@ -241,7 +241,7 @@ impl Layer for ConnectionSlot {
     }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod tests {
     use std::{io::Write as _, net::TcpStream};
 
@@ -250,6 +250,7 @@ mod tests {
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
 
     /// A connection that waits in the queue is served; one that comes later is neither taken nor refused.
+    #[cfg(target_os = "linux")]
     #[test]
     fn connections_that_have_begun_are_kept() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
