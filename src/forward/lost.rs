@@ -1,8 +1,8 @@
-//! Orders that the hub gives up, and what their provider is told of that.
+//! Orders that the hub gives up, and when their provider is told that they are lost.
 //!
-//! A provider that waits for the word whether the backend has an order (`confirm_within`) is told that it has not when the hub gives the
-//! order up, and then has the restaurant make it without the backend. So nothing is said of an order that the backend has by an earlier
-//! announcement, or may still get by one; and an order that was reported as lost is not created any more.
+//! Some providers wait for the word whether the backend has an order (`confirm_within`). When such an order is lost, the restaurant makes it
+//! without the backend. So an order is reported as lost only if the backend does not have it by another announcement and no earlier
+//! announcement is still tried. An order that was reported as lost is not created any more.
 
 use chrono::SecondsFormat;
 
@@ -54,8 +54,8 @@ impl Forward {
         Ok(is_lost.then(|| push::lost(event, end)))
     }
 
-    /// The error of an announcement whose order was reported as lost to its provider before; none if it was not. `is_unsent`: no request of it
-    /// can have reached the backend; otherwise an earlier announcement says nothing.
+    /// The error of an announcement whose order was reported as lost before; none if it was not. `is_unsent`: no request of the event can have
+    /// reached the backend. If one can, reports about earlier announcements do not count.
     ///
     /// # Errors
     /// While the log does not say.

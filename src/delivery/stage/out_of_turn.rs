@@ -14,9 +14,9 @@ use crate::{
 
 /// The dead letter of an event that the runner gives up.
 pub(super) enum GivenUp {
-    /// A provider that waits for the word whether the backend has the order is told that it has not.
+    /// The provider is told that the order is lost, if it waits for that word.
     Told(NewEvent),
-    /// It is told nothing.
+    /// The provider is told nothing.
     Untold(NewEvent),
 }
 
@@ -42,7 +42,7 @@ impl<S: Stage> Worker<S> {
         Ok(lost.into_iter().chain([end]).collect())
     }
 
-    /// The same after a panic, which may come again: then the provider is told nothing.
+    /// The same after a panic. If the code panics again while it looks whether the order is lost, the provider is told nothing.
     ///
     /// # Errors
     /// If the log does not answer.

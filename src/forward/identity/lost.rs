@@ -32,8 +32,8 @@ impl OrderIdentity {
         Ok(matches!(self.created(event, &known).await?, Some((_, None))))
     }
 
-    /// An announcement of an event's order that was given up, and whose provider was told so; none if there is none. `itself`: the event
-    /// itself may be one. `others`: others count as well.
+    /// An announcement of an event's order that the hub gave up and reported to the provider as lost; none if there is none. `itself`: look
+    /// at the event itself. `others`: look at the announcements before it.
     ///
     /// # Errors
     /// If the log does not answer.
