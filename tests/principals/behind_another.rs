@@ -6,18 +6,26 @@ use super::{
     *,
 };
 
-/// Branch A's order, and yesterday's of branch B behind it in the platform's lane, wait for their retries. In B's own lane a correction of yesterday's
-/// waits for that, and today's order behind the correction.
-#[tokio::test(flavor = "multi_thread")]
-async fn todays_order_behind_a_correction_of_one_behind_another_branchs() {
+/// Branch A's order waits for its retry in the platform's lane, and yesterday's order of branch B behind it. The backend is away for so many
+/// requests.
+async fn yesterdays_behind_another_branchs(id: &str, is_away_for: usize) -> Tenants {
     let tenants = patient_tenants().await;
     let world = &tenants.outside.world;
-    let id = "CR-100";
-    world.backend.next_for(id, [away(), away()]);
+    world.backend.next_for(id, (0..is_away_for).map(|_| away()));
     tenants.say(Platform, A, &order(id)).await;
     world.has_parked(1).await;
     tenants.say(Platform, B, &corrected(id)).await;
     world.log.wait_for(EventType::OrderForwardFailed, 2).await;
+    tenants
+}
+
+/// Branch A's order, and yesterday's of branch B behind it in the platform's lane, wait for their retries. In B's own lane a correction of yesterday's
+/// waits for that, and today's order behind the correction.
+#[tokio::test(flavor = "multi_thread")]
+async fn todays_order_behind_a_correction_of_one_behind_another_branchs() {
+    let id = "CR-100";
+    let tenants = yesterdays_behind_another_branchs(id, 2).await;
+    let world = &tenants.outside.world;
     let again = corrected(id).replace("26.24", "36.24");
     tenants.say(B, B, &again).await;
     world.has_parked(2).await;
@@ -29,14 +37,9 @@ async fn todays_order_behind_a_correction_of_one_behind_another_branchs() {
 /// The same with a cancellation of yesterday's.
 #[tokio::test(flavor = "multi_thread")]
 async fn todays_order_behind_news_of_one_behind_another_branchs() {
-    let tenants = patient_tenants().await;
-    let world = &tenants.outside.world;
     let id = "CR-101";
-    world.backend.next_for(id, [away(), away(), away()]);
-    tenants.say(Platform, A, &order(id)).await;
-    world.has_parked(1).await;
-    tenants.say(Platform, B, &corrected(id)).await;
-    world.log.wait_for(EventType::OrderForwardFailed, 2).await;
+    let tenants = yesterdays_behind_another_branchs(id, 3).await;
+    let world = &tenants.outside.world;
     tenants.say(B, B, &change(id, "cancelled")).await;
     world.has_parked(2).await;
     tenants.say(B, B, &of_another_day(id)).await;
