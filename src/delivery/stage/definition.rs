@@ -68,7 +68,7 @@ pub trait Stage: Send + Sync + 'static {
     /// may have made requests that are not on the log.
     fn takes_over(&self, _: u64) {}
 
-    /// The time limit of a request that [`Self::handle`] makes; zero if it makes none. See [`permission`].
+    /// The time limit of a request that [`Self::handle`] makes; zero if it makes none. See [`super::permission`].
     fn longest_request(&self) -> Duration {
         Duration::ZERO
     }
