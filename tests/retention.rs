@@ -91,7 +91,7 @@ async fn what_ended_long_ago_goes_and_what_is_open_stays() {
         .set("RETENTION_PROVIDER_ORDER_LOGS", "10d")
         .set("RETENTION_ORDERS", "10d")
         .set("RETENTION_SKIPPED_EVENTS", "7d")
-        .set("HUB_TEST_TIMES", "retention=300ms");
+        .set("HUB_TEST_TIMES", "retention=300ms,retention_pause=300ms");
     let hub = Hub::start(&settings).await;
     world.post_orders(&hub, ids("young", 3)).await;
     world.log.settled().await;

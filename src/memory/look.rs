@@ -184,6 +184,18 @@ impl Orders {
         Ok(AnnouncedBy::NotAnnounced)
     }
 
+    /// Waits until everything is known that was on the log before an event. What another instance appended is otherwise known a second
+    /// later.
+    ///
+    /// # Errors
+    /// If NATS does not answer.
+    pub(crate) async fn know_all_before(&self, event: &Recorded) -> anyhow::Result<()> {
+        if *self.position.borrow() >= event.sequence {
+            return Ok(());
+        }
+        self.catch_up().await
+    }
+
     /// The `order.transformed` of every announcement of an order within the window, the latest first.
     ///
     /// # Errors

@@ -195,7 +195,8 @@ impl Retained {
                 Err(error) => return Err(error),
             }
             drop(connection);
-            tokio::time::sleep((began.elapsed() * PAUSE_FACTOR).max(LEAST_PAUSE)).await;
+            let pause = (began.elapsed() * PAUSE_FACTOR).max(LEAST_PAUSE);
+            tokio::time::sleep(pause.min(fault_injection::time("retention_pause", Duration::MAX))).await;
         }
         metrics::gauge!("retention_oldest_row_age_seconds", "table" => table).set(oldest.unwrap_or(0.0));
         Ok(all)

@@ -21,7 +21,7 @@ use crate::{
 /// How long a status waits for tables that are behind, where the log does not name the order's branch either.
 const TABLES_BEHIND: Duration = Duration::from_secs(5);
 /// Events before the request that are looked through where the tables have them already: the backend may ask for a status
-/// before it is recorded that it has the order.
+/// before it is recorded that it has the order, and only then an order has its row.
 const RECENT: u64 = 5_000;
 /// Most orders of one partition that are looked through on the log; tables that lack more are waited for.
 const MAX_READ: usize = 20_000;
@@ -85,16 +85,18 @@ impl Push {
         let recent = event.sequence.saturating_sub(RECENT);
         let from = match &in_tables {
             Ok(known) if known.is_meant => return Ok(Owner::of(known.branches.iter().take(1))),
-            Ok(known) if known.branches.is_empty() => recent.min(known.position),
             // The tables may lack orders that were forwarded recently.
             Ok(known) => known.position,
             Err(_) => recent,
         };
-        let on_log = if from < event.sequence {
-            self.on_log(event, from + 1).await.map_err(|error| away(&error))?
-        } else {
-            AnnouncementOnLog::default()
-        };
+        let mut on_log = AnnouncementOnLog::default();
+        if from < event.sequence {
+            self.on_log(event, from + 1, &mut on_log).await.map_err(|error| away(&error))?;
+        }
+        // What they lack may have been announced before orders that they have.
+        self.find_in_memory(event, recent.min(from) + 1, &mut on_log)
+            .await
+            .map_err(|error| away(&error))?;
         let known = match in_tables {
             // Only the tables know earlier owners of the number.
             Err(error) if on_log.is_by_branch || on_log.branches.is_empty() => return Err(away(&error)),
@@ -155,7 +157,7 @@ impl Push {
     }
 
     /// The branches of the order's announcements on the log, from a place on up to the event itself.
-    async fn on_log(&self, event: &Recorded, from: u64) -> anyhow::Result<AnnouncementOnLog> {
+    async fn on_log(&self, event: &Recorded, from: u64, found: &mut AnnouncementOnLog) -> anyhow::Result<()> {
         let envelope = &event.envelope;
         let key = codec::OrderKey::of(event);
         let root = EventType::OrderTransformed.subject_root();
@@ -163,7 +165,7 @@ impl Push {
         let filter = format!("{root}.{}.*.{partition}", codec::token(&envelope.provider));
         let connection = self.journal.connection();
         let mut reader = LogReader::of_subjects(connection, filter, Start::Sequence(from)).at_most(BATCH);
-        let (mut found, mut read) = (AnnouncementOnLog::default(), 0);
+        let mut read = 0;
         while read < MAX_READ {
             let entries = reader.next_batch().await?;
             let is_over = entries.last().is_none_or(|last| last.sequence() > event.sequence);
@@ -181,12 +183,13 @@ impl Push {
                 break;
             }
         }
-        self.find_in_memory(event, from, &mut found).await?;
-        Ok(found)
+        Ok(())
     }
 
-    /// The same, of announcements in other partitions: `PARTITIONS` may have been changed since. The memory of orders points at them.
+    /// The same, of announcements in other partitions: a branch proved them by its own secret, or `PARTITIONS` was changed since. The
+    /// memory of orders points at them.
     async fn find_in_memory(&self, event: &Recorded, from: u64, found: &mut AnnouncementOnLog) -> anyhow::Result<()> {
+        self.orders.know_all_before(event).await?;
         let announcements = self.orders.announcements(event).await?;
         for one in announcements
             .into_iter()

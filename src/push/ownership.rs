@@ -85,6 +85,7 @@ impl Push {
     ) -> Result<Option<ErrorReport>, Failure> {
         let envelope = &event.envelope;
         let branch = branch.or(envelope.principal.branch().map(|own| &**own));
+        self.orders.know_all_before(event).await.map_err(|error| away(&error))?;
         let announced = self.orders.announcements_of_others(event, branch).await;
         let announced = announced.map_err(|error| away(&error))?;
         let claims: Vec<_> = announced.iter().filter_map(Claim::of).collect();

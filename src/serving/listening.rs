@@ -36,10 +36,10 @@ const BEYOND: usize = 16;
 /// Most connections that are accepted and have no place yet; and no more than half of those that a port may have. They count as some of
 /// these, so no more descriptors are in use because of them.
 const AHEAD: usize = 2048;
-/// How many connections get their places before others have the processor for [`PLACING_PAUSE`]: they take about a quarter of a
-/// millisecond. So up to 5,000 a second get theirs, and a burst of those that say nothing is spread over time; if more come, the pause is
-/// left out.
-const PLACED_AT_A_TIME: u32 = 8;
+/// How many connections get their places before others have the processor for [`PLACING_PAUSE`]: they take about an eighth of a
+/// millisecond. So some 2,500 a second get theirs. A burst of those that say nothing is spread over time, and clients that open a new
+/// connection for each that ended have to wait for that. If more come than can be kept meanwhile, the pause is left out.
+const PLACED_AT_A_TIME: u32 = 4;
 /// How many are accepted before one gets its place, and those that are held are looked at.
 const ACCEPTED_AT_A_TIME: usize = 64;
 /// See [`PLACED_AT_A_TIME`].
@@ -125,7 +125,7 @@ impl Listening {
 
     /// Whether the connections that wait for their places can wait longer.
     fn has_time(&self) -> bool {
-        self.placing.len() < self.ahead / 2 && self.room.available_permits() > 0
+        self.placing.len() < self.ahead / 4 * 3 && self.room.available_permits() > self.ahead / 8
     }
 
     /// Waits for a connection that can be served, or for a new one, until the pause ends.

@@ -57,6 +57,38 @@ async fn a_number_of_another_branch_is_not_taken_over() {
     world.at_end(Ends::forwarded(3).dead_lettered(1)).await;
 }
 
+/// The backend has the second order and has not said so yet, so the tables know only the first one.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_the_backend_has_not_confirmed_yet_is_one_of_that_number() {
+    let tenants = Tenants::new(|settings| {
+        let quick = settings.set("CIRCUIT_BREAKER_ENABLED", false).set("RETRY_DELAYS", "500ms");
+        quick.set("BACKEND_TIMEOUT", "5s").set("RETRY_MAX_ATTEMPTS", 50)
+    })
+    .await;
+    let world = &tenants.outside.world;
+    tenants.order_of(B, "CR-23").await;
+    tenants.has_rows("CR-23", &["branch-b pending"]).await;
+    world.backend.always_for("CR-23", Some(Said::TakeAndHang));
+    tenants.order_of(A, "CR-23").await;
+    let of_a = world.log.wait_for(EventType::OrderTransformed, 2).await[1].sequence;
+    world.backend.wait_for(2).await;
+    eventually("the tables are beyond A's order", PATIENCE, async || {
+        let rows = world.database.rows("SELECT position FROM hub.cursors").await.unwrap();
+        let is_beyond = rows.iter().any(|row| row["position"].as_u64() >= Some(of_a));
+        if is_beyond { Ok(()) } else { Err(rows) }
+    })
+    .await;
+    tenants.ask("CR-23", json!({})).await;
+    let dead = &world.log.payloads(EventType::OrderDeadLettered, 1).await[0];
+    assert_eq!(
+        (&dead["error"]["code"], &dead["stage"]),
+        (&json!("ORDER_AMBIGUOUS"), &json!("push"))
+    );
+    world.backend.always_for("CR-23", None);
+    world.at_end(Ends::forwarded(2).dead_lettered(1)).await;
+    assert_eq!(tenants.told("CR-23"), [""; 0]);
+}
+
 /// A cancels a number without an order, and waits for the branch that will have it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_status_that_waits_for_its_order_is_not_woken_by_another_branch() {
