@@ -16,6 +16,7 @@ use crate::harness::{
     careem::{change, order},
     hub::{Hub, Ran, Settings, run},
     log::payload,
+    terminal::run_at_terminal,
     wait::{PATIENCE, eventually},
 };
 
@@ -78,20 +79,8 @@ impl Jobs {
 
     /// At a terminal `--all` asks, and a person says no.
     async fn all_is_refused_at_a_terminal(&self, letters: usize) {
-        const NO_TERMINAL: i32 = 99;
-        // The answer is given until it is taken: a terminal may drop what was typed before the question.
-        let shell = format!(
-            "command -v script >/dev/null || exit {NO_TERMINAL}; while echo n; do sleep 0.2; done | script -qec \"$*\" /dev/null"
-        );
-        let ran = run(
-            &self.operator.clone().through(&shell),
-            &["dead-letters", "retry", "--all"],
-        )
-        .await;
-        if ran.code == Some(NO_TERMINAL) {
-            eprintln!("this machine has no `script`, which plays a terminal: the question is not tested");
-            return;
-        }
+        let args = ["dead-letters", "retry", "--all"];
+        let ran = run_at_terminal(&self.operator, &args, "[y/N]", "n").await;
         let asked = format!("{letters} retries to request");
         assert!(
             ran.code == Some(2) && ran.said().contains(&asked) && ran.said().contains("retry them? [y/N]"),

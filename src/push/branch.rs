@@ -91,7 +91,9 @@ impl Push {
         };
         let mut on_log = AnnouncementOnLog::default();
         if from < event.sequence {
-            self.on_log(event, from + 1, &mut on_log).await.map_err(|error| away(&error))?;
+            self.on_log(event, from + 1, &mut on_log)
+                .await
+                .map_err(|error| away(&error))?;
         }
         // What they lack may have been announced before orders that they have.
         self.find_in_memory(event, recent.min(from) + 1, &mut on_log)

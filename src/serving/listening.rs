@@ -19,7 +19,7 @@ use tokio::{
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
     task::{coop::consume_budget, yield_now},
-    time::sleep,
+    time::sleep_until,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -36,14 +36,14 @@ const BEYOND: usize = 16;
 /// Most connections that are accepted and have no place yet; and no more than half of those that a port may have. They count as some of
 /// these, so no more descriptors are in use because of them.
 const AHEAD: usize = 2048;
-/// How many connections get their places before others have the processor for [`PLACING_PAUSE`]: they take about an eighth of a
-/// millisecond. So some 2,500 a second get theirs. A burst of those that say nothing is spread over time, and clients that open a new
-/// connection for each that ended have to wait for that. If more come than can be kept meanwhile, the pause is left out.
-const PLACED_AT_A_TIME: u32 = 4;
-/// How many are accepted before one gets its place, and those that are held are looked at.
-const ACCEPTED_AT_A_TIME: usize = 64;
+/// How many connections get their places each [`PLACING_PAUSE`], which are 2,000 a second. A burst of those that say nothing is spread over
+/// time, and a client that opens a new connection for each that ended has to wait for that. If more come than can be kept meanwhile, there
+/// is no pause.
+const PLACED_AT_A_TIME: usize = 2;
 /// See [`PLACED_AT_A_TIME`].
 const PLACING_PAUSE: Duration = Duration::from_millis(1);
+/// How many are accepted before others get their places, and those that are held are looked at.
+const ACCEPTED_AT_A_TIME: usize = 64;
 /// Shortest pause between two lines in the log about a listener that waits.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
@@ -73,6 +73,8 @@ pub struct Listening {
     /// How many may be accepted and have no place yet.
     ahead: usize,
     waiting: Waiting,
+    /// When the next ones get their places, unless there is no time for a pause.
+    place_at: Mutex<Instant>,
     reported_at: Mutex<Option<Instant>>,
 }
 
@@ -100,6 +102,7 @@ impl Listening {
             connections,
             waiting: Waiting::new(opening, most, release, Arc::clone(&placing)),
             placing,
+            place_at: Mutex::new(Instant::now()),
             reported_at: Mutex::default(),
         })
     }
@@ -126,6 +129,18 @@ impl Listening {
     /// Whether the connections that wait for their places can wait longer.
     fn has_time(&self) -> bool {
         self.placing.len() < self.ahead / 4 * 3 && self.room.available_permits() > self.ahead / 8
+    }
+
+    /// Gives the next ones their places, if it is time. Returns when it is time again.
+    fn place_due(&self) -> Instant {
+        let mut place_at = self.place_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.has_time() {
+            self.placing.place_next();
+        } else if !self.placing.is_empty() && *place_at <= Instant::now() {
+            (0..PLACED_AT_A_TIME).for_each(|_| self.placing.place_next());
+            *place_at = Instant::now() + PLACING_PAUSE;
+        }
+        *place_at
     }
 
     /// Waits for a connection that can be served, or for a new one, until the pause ends.
@@ -178,18 +193,16 @@ impl AddrListener<Placed, Peer> for Listening {
     async fn accept_stream(&self) -> io::Result<(Placed, Peer)> {
         // Those that were returned before are served meanwhile, and others of this processor's tasks have their turn.
         yield_now().await;
-        let mut placed = 0_u32;
         loop {
             // Those that say nothing have their turn, and those that were held, however many others can be served at once.
-            self.placing.place_next();
-            placed = (placed + 1) % PLACED_AT_A_TIME;
+            let place_at = self.place_due();
             if let Some((stream, address)) = self.waiting.next_now().await {
                 return Ok((stream, Peer(address)));
             }
             let next = match self.accept_waiting()? {
                 Some(connection) => Some(connection),
                 None if self.placing.is_empty() => self.wait(pending()).await?,
-                None if placed == 0 && self.has_time() => self.wait(sleep(PLACING_PAUSE)).await?,
+                None if self.has_time() => self.wait(sleep_until(place_at.into())).await?,
                 None => self.waiting.next_now().await,
             };
             if let Some((stream, address)) = next {

@@ -65,7 +65,7 @@ impl Settings {
             .collect()
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let other = self
             .0
             .get(OTHER_BINARY)

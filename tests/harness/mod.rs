@@ -26,6 +26,7 @@ pub(crate) mod raw;
 pub(crate) mod servers;
 pub(crate) mod nats_cluster;
 pub(crate) mod hub;
+pub(crate) mod terminal;
 pub(crate) mod played;
 pub(crate) mod backend;
 pub(crate) mod platform;

@@ -61,7 +61,9 @@ async fn a_number_of_another_branch_is_not_taken_over() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_that_the_backend_has_not_confirmed_yet_is_one_of_that_number() {
     let tenants = Tenants::new(|settings| {
-        let quick = settings.set("CIRCUIT_BREAKER_ENABLED", false).set("RETRY_DELAYS", "500ms");
+        let quick = settings
+            .set("CIRCUIT_BREAKER_ENABLED", false)
+            .set("RETRY_DELAYS", "500ms");
         quick.set("BACKEND_TIMEOUT", "5s").set("RETRY_MAX_ATTEMPTS", 50)
     })
     .await;
