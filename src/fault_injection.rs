@@ -5,7 +5,7 @@
 //!
 //! - `HUB_TEST_TIMES=lease=400ms,ended_lane=2s` replaces the constants of these names;
 //! - `HUB_TEST_CRASH_AT=after_outcome` or `after_outcome:3` ends the process, as SIGKILL would, when that point is reached
-//!   for the first or third time;
+//!   for the first or third time; `HUB_TEST_STOP_AT` stops it there, as SIGSTOP would;
 //! - `HUB_TEST_PANIC_AT=transform:CR-1,forward:CR-2` panics each time that the point is reached with this key;
 //! - `HUB_TEST_UNKNOWN_TYPES=order.fetched` makes this instance behave like an older version that does not know these types of
 //!   events.
@@ -38,13 +38,26 @@ mod active {
         pairs.map(read).collect()
     });
 
-    /// The point at which the process ends, and how many times it is still passed.
-    static CRASH: LazyLock<Option<(String, AtomicU32)>> = LazyLock::new(|| {
-        let text = std::env::var("HUB_TEST_CRASH_AT").ok()?;
-        let (point, count) = text.split_once(':').unwrap_or((&text, "1"));
-        let count = count.parse().expect("HUB_TEST_CRASH_AT: point or point:count");
-        Some((point.to_owned(), AtomicU32::new(count)))
-    });
+    /// A point, and how many times it is reached until something happens there.
+    struct Point(String, AtomicU32);
+
+    impl Point {
+        fn of(variable: &str) -> Option<Self> {
+            let text = std::env::var(variable).ok()?;
+            let (point, count) = text.split_once(':').unwrap_or((&text, "1"));
+            let count = count.parse().expect("HUB_TEST_…_AT: point or point:count");
+            Some(Self(point.to_owned(), AtomicU32::new(count)))
+        }
+
+        fn is_reached(&self, point: &str) -> bool {
+            self.0 == point && self.1.fetch_sub(1, Ordering::SeqCst) == 1
+        }
+    }
+
+    /// Where the process ends.
+    static CRASH: LazyLock<Option<Point>> = LazyLock::new(|| Point::of("HUB_TEST_CRASH_AT"));
+    /// Where it stops until it is told to go on.
+    static STOP: LazyLock<Option<Point>> = LazyLock::new(|| Point::of("HUB_TEST_STOP_AT"));
 
     /// Points and keys at which the thread panics.
     static PANICS: LazyLock<Vec<(String, String)>> = LazyLock::new(|| {
@@ -76,12 +89,15 @@ mod active {
     }
 
     pub(super) fn crash_at(point: &str) {
-        if let Some((wanted, left)) = &*CRASH
-            && wanted == point
-            && left.fetch_sub(1, Ordering::SeqCst) == 1
-        {
+        if CRASH.as_ref().is_some_and(|crash| crash.is_reached(point)) {
             // As with SIGKILL, no destructor runs and no buffer is flushed.
             std::process::abort();
+        }
+        if STOP.as_ref().is_some_and(|stop| stop.is_reached(point)) {
+            let itself = rustix::process::getpid();
+            rustix::process::kill_process(itself, rustix::process::Signal::STOP).expect("a process may stop itself");
+            // Another thread may take the signal, and this one runs until then.
+            std::thread::sleep(Duration::from_millis(100));
         }
     }
 }
@@ -98,7 +114,7 @@ pub fn time(name: &str, regular: Duration) -> Duration {
     }
 }
 
-/// A point at which a hazard test may end the process. `point` says what has just happened.
+/// A point at which a hazard test may end or stop the process. `point` says what has just happened.
 #[inline]
 pub fn crash_at(point: &str) {
     #[cfg(debug_assertions)]

@@ -228,3 +228,23 @@ async fn dies_between(id: &str, answers: &[u16]) {
     world.log.wait_for(EventType::OrderDeadLettered, 1).await;
     assert!(world.backend.accepted().is_empty());
 }
+
+/// The backend refuses the order. The instance is frozen before it records that, and the next one forwards the order. When the first one goes
+/// on, it does not have Just Eat told that the order is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_instance_does_not_report_what_the_next_one_forwarded() {
+    let (played, order, _) = just_eat(JUST_EAT, "JE-frozen").await;
+    let world = &played.outside.world;
+    let answers = [backend::Answer::status(422), backend::Answer::Accept];
+    world.backend.next_for("JE-frozen", answers);
+    let stops = played.settings.clone().set("HUB_TEST_STOP_AT", "forward/after_request");
+    let first = Hub::start(&stops).await;
+    assert_eq!(played.post(&first, &order).await, 202);
+    let _next = Hub::start(&played.settings).await;
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    first.resume().await;
+    // It ends when everything is recorded.
+    first.terminate().await;
+    let told = told_until_given_up(&played, EventType::OrderForwarded).await;
+    assert_eq!(told, ["received"]);
+}

@@ -36,12 +36,16 @@ impl<S: Stage> Worker<S> {
     pub(super) async fn record(&self, context: &TaskContext, about: u64, events: Vec<NewEvent>) -> bool {
         let tenure = &context.tenure;
         tenure.progress(|progress| progress.record(about));
-        let last = events.len().saturating_sub(1);
+        let Some(end) = events.last().map(|end| end.envelope.clone()) else {
+            return true;
+        };
+        let last = events.len() - 1;
         for (place, mut event) in events.into_iter().enumerate() {
             let id = event.envelope.id;
             loop {
-                match self.append_once(&context.lease, about, &event).await {
-                    Ok(appended) => {
+                match self.append_once(&context.lease, about, &event, &end).await {
+                    Ok(None) => break,
+                    Ok(Some(appended)) => {
                         if event.envelope.id == id
                             && let Some(own) = own_id(&event, appended)
                         {
@@ -79,21 +83,32 @@ impl<S: Stage> Worker<S> {
 
     /// Appends an event that follows from the one at the sequence `about`. Without the lease it is looked for on the log before: another
     /// instance may have appended it, and if this one was frozen for longer than the server knows ids, the server would take it again.
-    async fn append_once(&self, lease: &Validity, about: u64, event: &NewEvent) -> anyhow::Result<Appended> {
-        if !lease.holds()
-            && let Some(sequence) = self.appended_by_another(about, event).await?
-        {
-            return Ok(Appended {
-                sequence,
-                duplicate: true,
-            });
+    /// None if another instance has recorded the end, which is the last of the events that are recorded together: it may have ended
+    /// otherwise, and then what was to come before the end of this one is not true.
+    async fn append_once(
+        &self,
+        lease: &Validity,
+        about: u64,
+        event: &NewEvent,
+        end: &Envelope,
+    ) -> anyhow::Result<Option<Appended>> {
+        if !lease.holds() {
+            if let Some(sequence) = self.appended_by_another(about, &event.envelope).await? {
+                return Ok(Some(Appended {
+                    sequence,
+                    duplicate: true,
+                }));
+            }
+            if event.envelope.id != end.id && self.appended_by_another(about, end).await?.is_some() {
+                return Ok(None);
+            }
         }
-        Ok(self.journal.append(event.clone()).await?)
+        Ok(Some(self.journal.append(event.clone()).await?))
     }
 
-    /// Where an event with this one's id is, behind the sequence `about`; none if there is none.
-    async fn appended_by_another(&self, about: u64, event: &NewEvent) -> anyhow::Result<Option<u64>> {
-        let (connection, envelope) = (self.journal.connection(), &event.envelope);
+    /// Where an event with the id of this one is, behind the sequence `about`; none if there is none.
+    async fn appended_by_another(&self, about: u64, envelope: &Envelope) -> anyhow::Result<Option<u64>> {
+        let connection = self.journal.connection();
         let of_acceptance = envelope.cause_sequence.map(|cause| envelope.id.at(cause));
         let is_it = |found: &Envelope| found.id == envelope.id || Some(found.id) == of_acceptance;
         let end = read::end(connection).await?.sequence;
