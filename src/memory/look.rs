@@ -1,16 +1,23 @@
 //! Reads the events that the index points at from the log.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
+use anyhow::bail;
 use chrono::{TimeDelta, Utc};
 
-use super::{AnnouncedBy, EntryState, IndexEntry, Orders, lock};
+use super::{AnnouncedBy, CATCH_UP_EVERY, EntryState, IndexEntry, Orders, lock};
 use crate::{
     delivery::superseded::{self, KnownAcceptances, NewerEvent, Searches},
     event::{EventId, EventType, Recorded},
     journal::read::{Start, event_at},
     order::{body, status::Status},
 };
+
+/// How long it is waited for events that stand on the log already.
+const KNOWN_WITHIN: Duration = Duration::from_secs(1);
 
 /// The events of an order, and which of them belong to the asking event.
 pub(crate) struct OrderEvents {
@@ -184,16 +191,35 @@ impl Orders {
         Ok(AnnouncedBy::NotAnnounced)
     }
 
-    /// Waits until everything is known that was on the log before an event. What another instance appended is otherwise known a second
-    /// later.
+    /// Waits until everything is known that was on the log before an event about an order. What another instance appended is otherwise
+    /// known a second later.
+    ///
+    /// # Errors
+    /// If that takes too long: the log does not answer, or is read anew.
+    pub(crate) async fn know_all_before(&self, event: &Recorded) -> anyhow::Result<()> {
+        let (mut position, began) = (self.position.subscribe(), Instant::now());
+        while began.elapsed() < KNOWN_WITHIN {
+            let reached = position.wait_for(|position| *position >= event.sequence);
+            if tokio::time::timeout(CATCH_UP_EVERY, reached).await.is_ok() {
+                return Ok(());
+            }
+            self.wanted.notify_one();
+        }
+        bail!("the event log was not read up to event {} in time", event.sequence)
+    }
+
+    /// As [`Self::announcements`], without those of which it is certain that the backend does not have the order.
     ///
     /// # Errors
     /// If NATS does not answer.
-    pub(crate) async fn know_all_before(&self, event: &Recorded) -> anyhow::Result<()> {
-        if *self.position.borrow() >= event.sequence {
-            return Ok(());
+    pub(crate) async fn announcements_not_refused(&self, about: &Recorded) -> anyhow::Result<Vec<Recorded>> {
+        let mut announcements = Vec::new();
+        for found in self.known(about).found.into_iter().rev() {
+            if found.state.is_creation() && found.state != EntryState::CreationRefused {
+                announcements.extend(self.read(about, found).await?);
+            }
         }
-        self.catch_up().await
+        Ok(announcements)
     }
 
     /// The `order.transformed` of every announcement of an order within the window, the latest first.

@@ -9,6 +9,7 @@
 
 mod forgotten;
 mod index;
+mod log_identity;
 mod look;
 mod state;
 mod taken_up;
@@ -24,7 +25,7 @@ use std::{
 };
 
 use anyhow::bail;
-use chrono::{TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -44,7 +45,7 @@ use crate::{
     journal::{
         EVENTS, Journal,
         connection::Connection,
-        identity::{self, Compared, LogState, Remembered, id_of, message_at, watch::LogIdentity},
+        identity::{Remembered, watch::LogIdentity},
         read::{BATCH, Entry, LogReader, Start, last_of},
     },
 };
@@ -109,6 +110,8 @@ pub struct Orders {
     searches: Searches,
     /// Which log the memory is of, and what was read of it last.
     log: Mutex<Remembered>,
+    /// Held while the log is compared with that.
+    comparing: tokio::sync::Mutex<()>,
     /// What this instance appended itself, by sequence, as far as it was not read yet. Nothing else says whether that is still on the
     /// log.
     ahead: Mutex<BTreeMap<u64, EventId>>,
@@ -149,6 +152,7 @@ impl Orders {
             waiting: Waiting::default(),
             searches: Searches::default(),
             log: Mutex::default(),
+            comparing: tokio::sync::Mutex::default(),
             ahead: Mutex::default(),
             compared_at: AtomicU64::new(0),
             is_lost: AtomicBool::new(false),
@@ -213,12 +217,11 @@ impl Orders {
         self.connection.wait_up().await;
         self.look_at_log().await?;
         self.is_lost.store(false, Ordering::Relaxed);
+        let since = Utc::now() - self.kept;
+        // Set when everything was read, which an earlier reading may not have come to.
+        let mut complete_since = (self.index().complete_since == DateTime::<Utc>::MAX_UTC).then_some(since);
         let start = match *self.position.borrow() {
-            0 => {
-                let since = Utc::now() - self.kept;
-                self.index().complete_since = since;
-                Start::Time(since)
-            }
+            0 => Start::Time(since),
             position => Start::Sequence(position + 1),
         };
         let mut reader = LogReader::of_subjects(&self.connection, SUBJECTS, start);
@@ -243,6 +246,9 @@ impl Orders {
             self.note_read(&entries, &reader);
             if is_full(&entries) {
                 continue;
+            }
+            if let Some(since) = complete_since.take() {
+                self.index().complete_since = since;
             }
             self.has_read_all(began);
             if looked.elapsed() > LOOK_EVERY {
@@ -290,49 +296,6 @@ impl Orders {
         let read = *self.position.borrow();
         lock(&self.ahead).retain(|sequence, _| *sequence > read);
         self.tidy();
-    }
-
-    /// Drops everything where the log is another one than it was, or went back.
-    async fn look_at_log(&self) -> anyhow::Result<()> {
-        let times = self.connection.times();
-        let log = LogState::look(&self.connection).await?;
-        let remembered = lock(&self.log).clone();
-        let mut compared = identity::compare(&self.connection, &log, &remembered).await?;
-        if compared.holds() && !self.has_what_is_ahead(&log).await? {
-            compared = Compared::WentBack(Some(remembered.position));
-        }
-        if compared.holds() {
-            lock(&self.log).created = Some(log.created);
-        } else {
-            let consequence = "what was known of orders is read again";
-            self.identity.report("orders", compared, &remembered, &log, consequence);
-            lock(&self.index).clear();
-            lock(&self.taken_up).clear();
-            lock(&self.ahead).clear();
-            self.position.send_modify(|position| {
-                *position = 0;
-                *lock(&self.log) = Remembered {
-                    created: Some(log.created),
-                    ..Remembered::default()
-                };
-                self.is_lost.store(true, Ordering::Relaxed);
-            });
-        }
-        self.compared_at.store(times, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Whether the last event that this instance appended itself is on the log. One of an instance that went on after the log went back
-    /// has another event in its place, or none.
-    async fn has_what_is_ahead(&self, log: &LogState) -> anyhow::Result<bool> {
-        let last = lock(&self.ahead)
-            .last_key_value()
-            .map(|(sequence, id)| (*sequence, *id));
-        let Some((sequence, id)) = last.filter(|(sequence, _)| *sequence >= log.first) else {
-            return Ok(true);
-        };
-        let there = message_at(&self.connection, sequence).await?;
-        Ok(there.is_some_and(|there| id_of(&there) == id.to_string()))
     }
 
     fn tidy(&self) {

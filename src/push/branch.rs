@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use chrono::{NaiveDateTime, TimeDelta};
+use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 
 use super::Push;
 use crate::{
@@ -41,10 +41,13 @@ pub(super) enum Owner {
     Several,
 }
 
+/// A branch, and when it had an order of the number last.
+type Had = (String, DateTime<Utc>);
+
 /// The branch of an order in the tables.
 struct InTables {
     /// At most two, the latest first.
-    branches: Vec<String>,
+    branches: Vec<Had>,
     /// The first is the one that the backend means, by its own id of the order.
     is_meant: bool,
     /// Up to which event they have everything.
@@ -54,17 +57,30 @@ struct InTables {
 /// The branch of an order on the log, from a sequence on.
 #[derive(Default)]
 struct AnnouncementOnLog {
-    branches: BTreeSet<String>,
+    branches: Vec<Had>,
     /// One of them announced it by its own secret: the owner of a branch's secret may use a number of another branch.
     is_by_branch: bool,
 }
 
+impl AnnouncementOnLog {
+    fn add(&mut self, announced: Recorded) {
+        let envelope = announced.envelope;
+        self.is_by_branch |= envelope.principal.branch().is_some();
+        let had = envelope.branch.map(|branch| (branch, envelope.received_at));
+        self.branches.extend(had);
+    }
+}
+
 impl Owner {
-    fn of<'b>(mut branches: impl Iterator<Item = &'b String>) -> Self {
-        match (branches.next(), branches.next()) {
-            (Some(branch), None) => Self::Branch(branch.clone()),
-            (None, _) => Self::Nobody,
-            (Some(_), Some(_)) => Self::Several,
+    /// Of those that had an order of the number at the time of the last one.
+    fn of<'b>(branches: impl Iterator<Item = &'b Had> + Clone) -> Self {
+        let last = branches.clone().map(|(_, at)| *at).max();
+        let at_that_time = branches.filter(|(_, at)| last.is_some_and(|last| last - *at <= SAME_TIME));
+        let branches: BTreeSet<&String> = at_that_time.map(|(branch, _)| branch).collect();
+        match branches.iter().collect::<Vec<_>>()[..] {
+            [] => Self::Nobody,
+            [branch] => Self::Branch((*branch).clone()),
+            _ => Self::Several,
         }
     }
 }
@@ -85,6 +101,7 @@ impl Push {
         let recent = event.sequence.saturating_sub(RECENT);
         let from = match &in_tables {
             Ok(known) if known.is_meant => return Ok(Owner::of(known.branches.iter().take(1))),
+            Ok(known) if known.branches.is_empty() => recent.min(known.position),
             // The tables may lack orders that were forwarded recently.
             Ok(known) => known.position,
             Err(_) => recent,
@@ -96,7 +113,7 @@ impl Push {
                 .map_err(|error| away(&error))?;
         }
         // What they lack may have been announced before orders that they have.
-        self.find_in_memory(event, recent.min(from) + 1, &mut on_log)
+        self.find_in_memory(event, &mut on_log)
             .await
             .map_err(|error| away(&error))?;
         let known = match in_tables {
@@ -105,9 +122,8 @@ impl Push {
             known => known.ok(),
         };
         let in_tables = known.iter().flat_map(|known| &known.branches);
-        let branches: BTreeSet<&String> = in_tables.chain(&on_log.branches).collect();
         let is_behind = known.as_ref().is_some_and(|known| known.position < event.sequence);
-        match Owner::of(branches.into_iter()) {
+        match Owner::of(in_tables.chain(&on_log.branches)) {
             Owner::Nobody => {}
             // The row of the requested order may not be written yet.
             Owner::Several if is_behind && order_id.is_some() => return Err(later(TABLES_BEHIND)),
@@ -147,13 +163,10 @@ impl Push {
             is_meant: false,
             position: u64::try_from(position)?,
         };
-        let mut latest = None;
         for row in rows {
             known.is_meant |= row.try_get::<_, bool>("is_meant")?;
             let made: NaiveDateTime = row.try_get("created_at")?;
-            if *latest.get_or_insert(made) - made <= SAME_TIME {
-                known.branches.push(row.try_get(0)?);
-            }
+            known.branches.push((row.try_get(0)?, made.and_utc()));
         }
         Ok(known)
     }
@@ -175,10 +188,8 @@ impl Push {
             for entry in entries {
                 if let Entry::Event(one) = entry
                     && one.envelope.external_order_id == envelope.external_order_id
-                    && let Some(branch) = one.envelope.branch
                 {
-                    found.branches.insert(branch);
-                    found.is_by_branch |= one.envelope.principal.branch().is_some();
+                    found.add(*one);
                 }
             }
             if is_over {
@@ -188,18 +199,13 @@ impl Push {
         Ok(())
     }
 
-    /// The same, of announcements in other partitions: a branch proved them by its own secret, or `PARTITIONS` was changed since. The
-    /// memory of orders points at them.
-    async fn find_in_memory(&self, event: &Recorded, from: u64, found: &mut AnnouncementOnLog) -> anyhow::Result<()> {
+    /// The same as far as the memory of orders reaches, in every partition: a branch proved an order by its own secret, or `PARTITIONS` was
+    /// changed since. What the backend refused does not count.
+    async fn find_in_memory(&self, event: &Recorded, found: &mut AnnouncementOnLog) -> anyhow::Result<()> {
         self.orders.know_all_before(event).await?;
-        let announcements = self.orders.announcements(event).await?;
-        for one in announcements
-            .into_iter()
-            .filter(|one| (from..event.sequence).contains(&one.sequence))
-        {
-            found.is_by_branch |= one.envelope.principal.branch().is_some();
-            found.branches.extend(one.envelope.branch);
-        }
+        let announcements = self.orders.announcements_not_refused(event).await?;
+        let before = announcements.into_iter().filter(|one| one.sequence < event.sequence);
+        before.for_each(|one| found.add(one));
         Ok(())
     }
 

@@ -91,6 +91,48 @@ async fn an_order_that_the_backend_has_not_confirmed_yet_is_one_of_that_number()
     assert_eq!(tenants.told("CR-23"), [""; 0]);
 }
 
+/// The backend refused B's order of the number, so it has A's alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_the_backend_refused_is_none_of_that_number() {
+    let tenants = Tenants::new(|settings| settings).await;
+    let world = &tenants.outside.world;
+    world.backend.next_for("CR-24", [Said::status(422)]);
+    tenants.order_of(B, "CR-24").await;
+    world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    tenants.order_of(A, "CR-24").await;
+    tenants.has_rows("CR-24", &["branch-a pending"]).await;
+    tenants.ask("CR-24", json!({})).await;
+    world.log.wait_for(EventType::OrderStatusPushed, 1).await;
+    assert_eq!(tenants.told("CR-24"), ["store-1"]);
+    world.at_end(Ends::forwarded(1).dead_lettered(1)).await;
+}
+
+/// A had the number five days ago. B's order of it is at the backend, which has not said so yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_of_another_week_is_none_of_that_number() {
+    let tenants = Tenants::new(|settings| {
+        let quick = settings
+            .set("CIRCUIT_BREAKER_ENABLED", false)
+            .set("RETRY_DELAYS", "500ms");
+        quick.set("BACKEND_TIMEOUT", "5s").set("RETRY_MAX_ATTEMPTS", 50)
+    })
+    .await;
+    let world = &tenants.outside.world;
+    tenants.order_of(A, "CR-25").await;
+    tenants.has_rows("CR-25", &["branch-a pending"]).await;
+    tenants.renumber("CR-25", A, "CR-26").await;
+    let old = "UPDATE provider_order_logs SET created_at = created_at - interval '5 days'";
+    world.database.run(old).await.unwrap();
+    world.backend.always_for("CR-26", Some(Said::TakeAndHang));
+    tenants.order_of(B, "CR-26").await;
+    world.backend.wait_for(2).await;
+    tenants.ask("CR-26", json!({})).await;
+    world.log.wait_for(EventType::OrderStatusPushed, 1).await;
+    assert_eq!(tenants.told("CR-26"), ["store-2"]);
+    world.backend.always_for("CR-26", None);
+    world.log.wait_for(EventType::OrderForwarded, 2).await;
+}
+
 /// A cancels a number without an order, and waits for the branch that will have it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_status_that_waits_for_its_order_is_not_woken_by_another_branch() {
@@ -380,4 +422,37 @@ async fn every_active_row_of_a_branch_counts() {
     ];
     assert_eq!(posted, [200, 200, 200, 401, 401, 401]);
     world.at_end(Ends::forwarded(3)).await;
+}
+
+mod long {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// Each status without a branch asks the memory of orders for all that stands before it, while that memory reads on. It does not take
+    /// the log for one that went back.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn statuses_under_load_do_not_clear_the_memory_of_orders() {
+        const CLIENTS: usize = 24;
+        const FOR: Duration = Duration::from_secs(30);
+        let tenants = Tenants::new(|settings| settings).await;
+        let began = Instant::now();
+        let client = async |client: usize| {
+            let mut sent = 0;
+            while began.elapsed() < FOR {
+                let id = format!("CR-{client}-{sent}");
+                tenants.order_of(A, &id).await;
+                tenants.ask(&id, json!({})).await;
+                sent += 1;
+            }
+            sent
+        };
+        let sent: usize = futures_util::future::join_all((0..CLIENTS).map(client))
+            .await
+            .iter()
+            .sum();
+        assert!(sent > 500, "{sent}");
+        let changes = "log_identity_changes_total{by=\"orders\"} 0";
+        tenants.outside.world.metrics_say(&tenants.hub, changes).await;
+    }
 }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     delivery::lease::Validity,
-    event::{Envelope, EventId, NewEvent},
+    event::{Envelope, EventId, EventType, NewEvent},
     fault_injection::crash_stage_at,
     journal::{
         Appended, codec,
@@ -83,8 +83,8 @@ impl<S: Stage> Worker<S> {
 
     /// Appends an event that follows from the one at the sequence `about`. Without the lease it is looked for on the log before: another
     /// instance may have appended it, and if this one was frozen for longer than the server knows ids, the server would take it again.
-    /// None if another instance has recorded the end, which is the last of the events that are recorded together: it may have ended
-    /// otherwise, and then what was to come before the end of this one is not true.
+    /// None if it is a request to tell the provider something, and another instance has recorded the end, which is the last of the events that
+    /// are recorded together: it may have ended otherwise, and then what was to be told is not true.
     async fn append_once(
         &self,
         lease: &Validity,
@@ -99,7 +99,8 @@ impl<S: Stage> Worker<S> {
                     duplicate: true,
                 }));
             }
-            if event.envelope.id != end.id && self.appended_by_another(about, end).await?.is_some() {
+            let is_request = event.envelope.event_type == EventType::OrderStatusRequested;
+            if is_request && event.envelope.id != end.id && self.appended_by_another(about, end).await?.is_some() {
                 return Ok(None);
             }
         }
@@ -152,7 +153,7 @@ mod tests {
     use chrono::Utc;
 
     use super::*;
-    use crate::event::{EventType, Recorded};
+    use crate::event::Recorded;
 
     /// What another instance appended is found whatever its number of partitions is.
     #[test]
