@@ -135,6 +135,8 @@ pub(super) struct Index {
     count: usize,
     /// Of what is older, entries may be missing.
     pub(super) complete_since: DateTime<Utc>,
+    /// The time of the newest entry that was dropped for want of room.
+    dropped_up_to: DateTime<Utc>,
 }
 
 impl Index {
@@ -151,6 +153,7 @@ impl Index {
             growing: None,
             count: 0,
             complete_since: DateTime::<Utc>::MAX_UTC,
+            dropped_up_to: DateTime::<Utc>::MIN_UTC,
         }
     }
 
@@ -164,6 +167,7 @@ impl Index {
     /// Forgets everything.
     pub(super) fn clear(&mut self) {
         (self.growing, self.count, self.complete_since) = (None, 0, DateTime::<Utc>::MAX_UTC);
+        self.dropped_up_to = DateTime::<Utc>::MIN_UTC;
         self.segments.clear();
     }
 
@@ -290,7 +294,13 @@ impl Index {
         // If one segment reaches the limit, the growing one is the only one.
         let gone = gone.or_else(|| mem::take(&mut self.growing).map(|growing| (growing.entries.len(), growing.newest)));
         let (count, newest) = gone.unwrap_or_default();
+        self.dropped_up_to = self.dropped_up_to.max(newest);
         (self.count, self.complete_since) = (self.count - count, self.complete_since.max(newest));
+    }
+
+    /// All from a time on was read. What was dropped meanwhile is not known.
+    pub(super) fn is_complete_since(&mut self, since: DateTime<Utc>) {
+        self.complete_since = since.max(self.dropped_up_to);
     }
 
     /// When the newest entry of the oldest segment was made: how far back all is known.
@@ -385,6 +395,19 @@ mod tests {
             }
             assert_eq!(index.of(one.order)[0].state, expected, "{ends:?}");
         }
+    }
+
+    /// More is on the log than fits: what was dropped while it was read is not known afterwards.
+    #[test]
+    fn what_was_dropped_during_the_first_reading_is_not_called_known() {
+        let mut index = index(80);
+        for at in 1..=200 {
+            let prints = prints(&index, &format!("CR-{at}"), 0);
+            index.put(prints, at, EntryState::Creation, now());
+        }
+        assert_eq!(index.complete_since, DateTime::<Utc>::MAX_UTC, "not while it is read");
+        index.is_complete_since(now() - TimeDelta::hours(48));
+        assert_eq!(index.complete_since, now());
     }
 
     #[test]

@@ -5,7 +5,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::bail;
 use chrono::{TimeDelta, Utc};
 
 use super::{AnnouncedBy, CATCH_UP_EVERY, EntryState, IndexEntry, Orders, lock};
@@ -16,7 +15,7 @@ use crate::{
     order::{body, status::Status},
 };
 
-/// How long it is waited for events that stand on the log already.
+/// How long it is waited for events that stand on the log already, before the log is asked where it ends.
 const KNOWN_WITHIN: Duration = Duration::from_secs(1);
 
 /// The events of an order, and which of them belong to the asking event.
@@ -195,7 +194,7 @@ impl Orders {
     /// known a second later.
     ///
     /// # Errors
-    /// If that takes too long: the log does not answer, or is read anew.
+    /// The same as of [`Self::catch_up`].
     pub(crate) async fn know_all_before(&self, event: &Recorded) -> anyhow::Result<()> {
         let (mut position, began) = (self.position.subscribe(), Instant::now());
         while began.elapsed() < KNOWN_WITHIN {
@@ -205,7 +204,8 @@ impl Orders {
             }
             self.wanted.notify_one();
         }
-        bail!("the event log was not read up to event {} in time", event.sequence)
+        // The log may have nothing that is read, or be read anew.
+        self.catch_up().await
     }
 
     /// As [`Self::announcements`], without those of which it is certain that the backend does not have the order.

@@ -248,7 +248,7 @@ impl Orders {
                 continue;
             }
             if let Some(since) = complete_since.take() {
-                self.index().complete_since = since;
+                self.index().is_complete_since(since);
             }
             self.has_read_all(began);
             if looked.elapsed() > LOOK_EVERY {
