@@ -56,7 +56,7 @@ mod active {
 
     /// Where the process ends.
     static CRASH: LazyLock<Option<Point>> = LazyLock::new(|| Point::of("HUB_TEST_CRASH_AT"));
-    /// Where it stops until it is told to go on.
+    /// Where it stops, as by SIGSTOP, until it gets SIGCONT.
     static STOP: LazyLock<Option<Point>> = LazyLock::new(|| Point::of("HUB_TEST_STOP_AT"));
 
     /// Points and keys at which the thread panics.

@@ -135,7 +135,7 @@ pub(super) struct Index {
     count: usize,
     /// Of what is older, entries may be missing.
     pub(super) complete_since: DateTime<Utc>,
-    /// The time of the newest entry that was dropped for want of room.
+    /// The time of the newest entry that was dropped because the index was full or the entry was too old.
     dropped_up_to: DateTime<Utc>,
 }
 
