@@ -5,7 +5,13 @@
 //! Each acceptance of a webhook has exactly one outcome here, under one id whatever it is, so a redelivery cannot add
 //! another.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use chrono::{DateTime, FixedOffset, Utc};
@@ -18,8 +24,7 @@ use crate::{
     delivery::stage::{self, Before, Stage, give_up},
     event::{
         EventType, NewEvent, NotYours, Recorded,
-        outcome::{DeadLettered, ErrorReport, ErrorType, Ignored, NOT_YOURS, ORDER_AMBIGUOUS},
-        push,
+        outcome::{ErrorReport, ErrorType, Ignored, ORDER_AMBIGUOUS},
         stage::{StageInfo, TRANSFORM},
     },
     fault_injection,
@@ -31,6 +36,7 @@ use crate::{
 };
 
 mod idempotency;
+mod lost;
 mod tenants;
 mod menus;
 mod moved;
@@ -65,6 +71,8 @@ pub struct Transform {
     database: Database,
     log: Arc<Connection>,
     not_enabled: NotEnabled,
+    /// The last webhook that may have been handed to another instance.
+    handed_out: AtomicU64,
 }
 
 /// Why a webhook cannot be transformed yet.
@@ -133,6 +141,7 @@ impl Transform {
             database,
             log,
             not_enabled: NotEnabled::default(),
+            handed_out: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -200,33 +209,6 @@ impl Transform {
             None
         })
     }
-
-    /// What tells a provider that waits for the word whether the backend has an order that it will not; none if it waits for nothing, or
-    /// another announcement of the order was or is forwarded.
-    ///
-    /// # Errors
-    /// While the log does not say.
-    async fn lost(&self, received: &Recorded, outcome: &NewEvent) -> Result<Option<NewEvent>, Failure> {
-        let is_end = matches!(
-            outcome.envelope.event_type,
-            EventType::OrderDeadLettered | EventType::OrderRejected
-        );
-        let enabled = self.registry.get(&received.envelope.provider);
-        let remote = enabled.and_then(|enabled| enabled.outbound.as_ref());
-        let waits = remote.is_some_and(|remote| remote.spec.confirm_within.is_some());
-        let is_awaited = is_end && waits && received.run.is_none() && received.envelope.is_creation();
-        if !is_awaited || is_anothers(outcome) {
-            return Ok(None);
-        }
-        let is_there = self.orders.may_be_created(received).await;
-        Ok((!is_there.map_err(NotYet::Log)?).then(|| push::lost(received, outcome)))
-    }
-}
-
-/// Whether a webhook ended as one about something of another branch: nothing is told of that on its behalf.
-fn is_anothers(outcome: &NewEvent) -> bool {
-    let dead = serde_json::from_slice::<DeadLettered>(&outcome.payload);
-    dead.is_ok_and(|dead| dead.error.code == NOT_YOURS)
 }
 
 /// Says which texts are not passed on as they came; what stood there is on the log and nowhere else.
@@ -283,6 +265,10 @@ impl Stage for Transform {
         "the branches were never read from PostgreSQL".into()
     }
 
+    fn takes_over(&self, handed_out: u64) {
+        self.handed_out.store(handed_out, Ordering::Relaxed);
+    }
+
     async fn catches_up(&self) -> anyhow::Result<()> {
         self.orders.catch_up().await
     }
@@ -303,8 +289,8 @@ impl Stage for Transform {
 
     async fn handle(&self, received: &Recorded, _attempt: u32) -> Result<Vec<NewEvent>, Failure> {
         let outcome = self.outcome(received, Utc::now()).await?;
-        let goes_on = [EventType::OrderTransformed, EventType::OrderFetchRequested];
-        if !goes_on.contains(&outcome.envelope.event_type) {
+        let outcome = self.unless_reported_lost(received, outcome).await?;
+        if !goes_on(&outcome) {
             let provider = received.envelope.provider.to_string();
             let status = match outcome.envelope.event_type {
                 EventType::OrderIgnored => "ignored",
@@ -317,6 +303,12 @@ impl Stage for Transform {
         let lost = self.lost(received, &outcome).await?;
         Ok(lost.into_iter().chain([outcome]).collect())
     }
+}
+
+/// Whether a webhook does not end here.
+fn goes_on(outcome: &NewEvent) -> bool {
+    let goes_on = [EventType::OrderTransformed, EventType::OrderFetchRequested];
+    goes_on.contains(&outcome.envelope.event_type)
 }
 
 fn transformed(

@@ -229,6 +229,29 @@ async fn dies_between(id: &str, answers: &[u16]) {
     assert!(world.backend.accepted().is_empty());
 }
 
+/// The order's branch has no row. The hub dies when it has asked for Just Eat to be told that the order is lost, and has not recorded the dead
+/// letter. The row is there when the next one takes the order up.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hub_dies_between_the_loss_and_the_dead_letter_and_a_branch_is_added() {
+    let (played, order, _) = just_eat(JUST_EAT, "JE-row").await;
+    let world = &played.outside.world;
+    switch_branches(&played, false).await;
+    let dies = played.settings.clone().set("HUB_TEST_CRASH_AT", "transform/between");
+    let mut hub = Hub::start(&dies).await;
+    assert_eq!(played.post(&hub, &order).await, 202);
+    hub.wait_exit(PATIENCE).await;
+    switch_branches(&played, true).await;
+    let hub = Hub::start(&played.settings).await;
+    let why = &world.log.payloads(EventType::OrderDeadLettered, 1).await[0];
+    assert_eq!(why["error"]["code"], "REPORTED_LOST", "{why}");
+    assert_eq!(told_until_given_up(&played, EventType::OrderDeadLettered).await, ["lost"]);
+    assert!(world.backend.accepted().is_empty());
+    // Other orders are not held back by that.
+    assert_eq!(played.post(&hub, &numbered(&order, "/id", "JE-row-2")).await, 202);
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    assert_eq!(world.backend.accepted().len(), 1);
+}
+
 /// The backend refuses the order. The instance is frozen before it records that, and the next one forwards the order. When the first one goes
 /// on, it does not have Just Eat told that the order is lost.
 #[tokio::test(flavor = "multi_thread")]

@@ -10,6 +10,7 @@ mod behind_another;
 mod lists;
 mod meanwhile;
 mod news_first;
+mod not_confirmed;
 mod numbers;
 mod random;
 mod two_lanes;

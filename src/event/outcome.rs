@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -30,7 +30,7 @@ pub const CALLED_OFF: &str = "CALLED_OFF";
 /// Code of a status that waited while its order number was used again, and of news of an order that the backend does not have, while it
 /// has another one with the number.
 pub const ANOTHER_ORDER: &str = "ANOTHER_ORDER";
-/// Code of another announcement of an order that the provider was told is lost.
+/// Code of an announcement of an order that the provider was told is lost ([`ErrorReport::reported_lost`]).
 pub const REPORTED_LOST: &str = "REPORTED_LOST";
 /// Code of news about an order number that several branches have, without a branch.
 pub const ORDER_AMBIGUOUS: &str = "ORDER_AMBIGUOUS";
@@ -82,6 +82,16 @@ impl ErrorReport {
     pub fn of_order_id(why: impl fmt::Display) -> Self {
         let message = format!("the order id {why}; no request about this order can be made");
         Self::new(ErrorType::Validation, "ORDER_ID_NO_PATH_SEGMENT", message)
+    }
+
+    /// Of an order whose announcement at this time was given up, so that its provider was told that it is lost.
+    pub fn reported_lost(announced_at: DateTime<Utc>) -> Self {
+        let message = format!(
+            "the provider was told that this order is lost, after its announcement at {} was given up: it is made without the backend; if it \
+             is to be at the backend as well, retry this dead letter",
+            announced_at.to_rfc3339_opts(SecondsFormat::Secs, true)
+        );
+        Self::new(ErrorType::Validation, REPORTED_LOST, message)
     }
 
     /// Without details.

@@ -4,16 +4,10 @@
 //! without the backend. So an order is reported as lost only if the backend does not have it by another announcement and no earlier
 //! announcement is still tried. An order that was reported as lost is not created any more.
 
-use chrono::SecondsFormat;
-
 use super::{Attempt, Forward, record::dead_letter, waits::cannot_see};
 use crate::{
     delivery::stage::RequestFacts,
-    event::{
-        NewEvent, Recorded,
-        outcome::{ErrorReport, ErrorType, REPORTED_LOST},
-        push,
-    },
+    event::{NewEvent, Recorded, outcome::ErrorReport, push},
     retry::Failure,
 };
 
@@ -67,14 +61,7 @@ impl Forward {
         let itself = self.arrivals.may_be_anothers(event);
         let earlier = self.identity.reported_lost(event, (itself, is_unsent)).await;
         let earlier = earlier.map_err(|error| cannot_see(&error))?;
-        Ok(earlier.map(|earlier| {
-            let message = format!(
-                "the provider was told that this order is lost, after its announcement at {} was given up: it is made without the backend; \
-                 if it is to be at the backend as well, retry this dead letter",
-                earlier.envelope.received_at.to_rfc3339_opts(SecondsFormat::Secs, true)
-            );
-            ErrorReport::new(ErrorType::Validation, REPORTED_LOST, message)
-        }))
+        Ok(earlier.map(|earlier| ErrorReport::reported_lost(earlier.envelope.received_at)))
     }
 
     /// Whether its provider waits for the word whether the backend has the order. What a person has retried is for that person to judge.

@@ -26,6 +26,8 @@ impl Orders {
         } else {
             let consequence = "what was known of orders is read again";
             self.identity.report("orders", compared, &remembered, &log, consequence);
+            let _noting = lock(&self.noting);
+            self.is_lost.store(true, Ordering::Relaxed);
             lock(&self.index).clear();
             lock(&self.taken_up).clear();
             lock(&self.ahead).clear();
@@ -35,7 +37,6 @@ impl Orders {
                     created: Some(log.created),
                     ..Remembered::default()
                 };
-                self.is_lost.store(true, Ordering::Relaxed);
             });
         }
         self.compared_at.store(times, Ordering::Relaxed);

@@ -208,18 +208,18 @@ impl Orders {
         self.catch_up().await
     }
 
-    /// As [`Self::announcements`], without those of which it is certain that the backend does not have the order.
+    /// As [`Self::announcements`], without those that the backend refused ([`Self::is_refused`]).
     ///
     /// # Errors
     /// If NATS does not answer.
     pub(crate) async fn announcements_not_refused(&self, about: &Recorded) -> anyhow::Result<Vec<Recorded>> {
-        let mut announcements = Vec::new();
-        for found in self.known(about).found.into_iter().rev() {
-            if found.state.is_creation() && found.state != EntryState::CreationRefused {
-                announcements.extend(self.read(about, found).await?);
-            }
-        }
-        Ok(announcements)
+        let announced = self.announcements(about).await?;
+        Ok(announced.into_iter().filter(|one| !self.is_refused(one)).collect())
+    }
+
+    /// Whether it is certain that the backend does not have an announcement, and nobody has it taken up again.
+    pub(crate) fn is_refused(&self, announced: &Recorded) -> bool {
+        self.state_of(announced) == Some(EntryState::CreationRefused) && self.taken_up(announced.sequence).is_none()
     }
 
     /// The `order.transformed` of every announcement of an order within the window, the latest first.

@@ -11,6 +11,7 @@ mod forgotten;
 mod index;
 mod log_identity;
 mod look;
+mod reported;
 mod state;
 mod taken_up;
 mod waiting;
@@ -117,6 +118,8 @@ pub struct Orders {
     ahead: Mutex<BTreeMap<u64, EventId>>,
     /// How often the connection had been made when it was seen last that the log is the same.
     compared_at: AtomicU64,
+    /// Held while what was read is noted, and while everything is dropped: nothing of a lost log is noted afterwards.
+    noting: Mutex<()>,
     /// The log is another one; reading begins anew.
     is_lost: AtomicBool,
     reported_at: Mutex<Option<Instant>>,
@@ -155,6 +158,7 @@ impl Orders {
             comparing: tokio::sync::Mutex::default(),
             ahead: Mutex::default(),
             compared_at: AtomicU64::new(0),
+            noting: Mutex::default(),
             is_lost: AtomicBool::new(false),
             reported_at: Mutex::new(None),
         }
@@ -243,12 +247,13 @@ impl Orders {
                     break;
                 }
             }
-            self.note_read(&entries, &reader);
-            if is_full(&entries) {
-                continue;
+            let has_all = !is_full(&entries);
+            let complete = if has_all { complete_since.take() } else { None };
+            if !self.note_read(&entries, &reader, complete) {
+                break;
             }
-            if let Some(since) = complete_since.take() {
-                self.index().is_complete_since(since);
+            if !has_all {
+                continue;
             }
             self.has_read_all(began);
             if looked.elapsed() > LOOK_EVERY {
@@ -265,25 +270,28 @@ impl Orders {
         Ok(())
     }
 
-    /// Notes what was read, and the new position.
-    fn note_read(&self, entries: &[Entry], reader: &LogReader) {
+    /// Notes what was read, the new position, and since when all is known with it. False if the log was lost meanwhile: then
+    /// nothing is noted.
+    fn note_read(&self, entries: &[Entry], reader: &LogReader, complete: Option<DateTime<Utc>>) -> bool {
+        let _noting = lock(&self.noting);
+        if self.is_lost.load(Ordering::Relaxed) {
+            return false;
+        }
         for entry in entries {
             if let Entry::Event(event) = entry {
                 self.note(&event.envelope, &event.payload, event.sequence);
             }
         }
-        let Some(last) = entries.last() else { return };
-        // A position that was read on a lost log means nothing on the current one.
-        self.position.send_if_modified(|position| {
-            let is_lost = self.is_lost.load(Ordering::Relaxed);
-            if !is_lost {
+        complete.into_iter().for_each(|since| self.index().is_complete_since(since));
+        if let Some(last) = entries.last() {
+            self.position.send_modify(|position| {
                 *position = last.sequence();
                 let mut log = lock(&self.log);
                 log.position = *position;
                 reader.mark().into_iter().for_each(|mark| log.trail.add(mark));
-            }
-            !is_lost
-        });
+            });
+        }
+        true
     }
 
     /// The log was read to its end, which it was for the first time since `began`, or again.

@@ -97,6 +97,8 @@ impl Push {
         if let Some(branch) = &envelope.branch {
             return Ok(Owner::Branch(branch.clone()));
         }
+        // Which announcements the backend refused says only the memory, for those that the log brings as well.
+        self.orders.know_all_before(event).await.map_err(|error| away(&error))?;
         let in_tables = self.in_tables(event, order_id).await;
         let recent = event.sequence.saturating_sub(RECENT);
         let from = match &in_tables {
@@ -171,7 +173,8 @@ impl Push {
         Ok(known)
     }
 
-    /// The branches of the order's announcements on the log, from a place on up to the event itself.
+    /// The branches of the order's announcements on the log, from a place on up to the event itself. What the backend refused does not
+    /// count.
     async fn on_log(&self, event: &Recorded, from: u64, found: &mut AnnouncementOnLog) -> anyhow::Result<()> {
         let envelope = &event.envelope;
         let key = codec::OrderKey::of(event);
@@ -188,6 +191,7 @@ impl Push {
             for entry in entries {
                 if let Entry::Event(one) = entry
                     && one.envelope.external_order_id == envelope.external_order_id
+                    && !self.orders.is_refused(&one)
                 {
                     found.add(*one);
                 }
@@ -202,7 +206,6 @@ impl Push {
     /// The same as far as the memory of orders reaches, in every partition: a branch proved an order by its own secret, or `PARTITIONS` was
     /// changed since. What the backend refused does not count.
     async fn find_in_memory(&self, event: &Recorded, found: &mut AnnouncementOnLog) -> anyhow::Result<()> {
-        self.orders.know_all_before(event).await?;
         let announcements = self.orders.announcements_not_refused(event).await?;
         let before = announcements.into_iter().filter(|one| one.sequence < event.sequence);
         before.for_each(|one| found.add(one));

@@ -57,82 +57,6 @@ async fn a_number_of_another_branch_is_not_taken_over() {
     world.at_end(Ends::forwarded(3).dead_lettered(1)).await;
 }
 
-/// The backend has the second order and has not said so yet, so the tables know only the first one.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_order_that_the_backend_has_not_confirmed_yet_is_one_of_that_number() {
-    let tenants = Tenants::new(|settings| {
-        let quick = settings
-            .set("CIRCUIT_BREAKER_ENABLED", false)
-            .set("RETRY_DELAYS", "500ms");
-        quick.set("BACKEND_TIMEOUT", "5s").set("RETRY_MAX_ATTEMPTS", 50)
-    })
-    .await;
-    let world = &tenants.outside.world;
-    tenants.order_of(B, "CR-23").await;
-    tenants.has_rows("CR-23", &["branch-b pending"]).await;
-    world.backend.always_for("CR-23", Some(Said::TakeAndHang));
-    tenants.order_of(A, "CR-23").await;
-    let of_a = world.log.wait_for(EventType::OrderTransformed, 2).await[1].sequence;
-    world.backend.wait_for(2).await;
-    eventually("the tables are beyond A's order", PATIENCE, async || {
-        let rows = world.database.rows("SELECT position FROM hub.cursors").await.unwrap();
-        let is_beyond = rows.iter().any(|row| row["position"].as_u64() >= Some(of_a));
-        if is_beyond { Ok(()) } else { Err(rows) }
-    })
-    .await;
-    tenants.ask("CR-23", json!({})).await;
-    let dead = &world.log.payloads(EventType::OrderDeadLettered, 1).await[0];
-    assert_eq!(
-        (&dead["error"]["code"], &dead["stage"]),
-        (&json!("ORDER_AMBIGUOUS"), &json!("push"))
-    );
-    world.backend.always_for("CR-23", None);
-    world.at_end(Ends::forwarded(2).dead_lettered(1)).await;
-    assert_eq!(tenants.told("CR-23"), [""; 0]);
-}
-
-/// The backend refused B's order of the number, so it has A's alone.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_order_that_the_backend_refused_is_none_of_that_number() {
-    let tenants = Tenants::new(|settings| settings).await;
-    let world = &tenants.outside.world;
-    world.backend.next_for("CR-24", [Said::status(422)]);
-    tenants.order_of(B, "CR-24").await;
-    world.log.wait_for(EventType::OrderDeadLettered, 1).await;
-    tenants.order_of(A, "CR-24").await;
-    tenants.has_rows("CR-24", &["branch-a pending"]).await;
-    tenants.ask("CR-24", json!({})).await;
-    world.log.wait_for(EventType::OrderStatusPushed, 1).await;
-    assert_eq!(tenants.told("CR-24"), ["store-1"]);
-    world.at_end(Ends::forwarded(1).dead_lettered(1)).await;
-}
-
-/// A had the number five days ago. B's order of it is at the backend, which has not said so yet.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_order_of_another_week_is_none_of_that_number() {
-    let tenants = Tenants::new(|settings| {
-        let quick = settings
-            .set("CIRCUIT_BREAKER_ENABLED", false)
-            .set("RETRY_DELAYS", "500ms");
-        quick.set("BACKEND_TIMEOUT", "5s").set("RETRY_MAX_ATTEMPTS", 50)
-    })
-    .await;
-    let world = &tenants.outside.world;
-    tenants.order_of(A, "CR-25").await;
-    tenants.has_rows("CR-25", &["branch-a pending"]).await;
-    tenants.renumber("CR-25", A, "CR-26").await;
-    let old = "UPDATE provider_order_logs SET created_at = created_at - interval '5 days'";
-    world.database.run(old).await.unwrap();
-    world.backend.always_for("CR-26", Some(Said::TakeAndHang));
-    tenants.order_of(B, "CR-26").await;
-    world.backend.wait_for(2).await;
-    tenants.ask("CR-26", json!({})).await;
-    world.log.wait_for(EventType::OrderStatusPushed, 1).await;
-    assert_eq!(tenants.told("CR-26"), ["store-2"]);
-    world.backend.always_for("CR-26", None);
-    world.log.wait_for(EventType::OrderForwarded, 2).await;
-}
-
 /// A cancels a number without an order, and waits for the branch that will have it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_status_that_waits_for_its_order_is_not_woken_by_another_branch() {
@@ -249,7 +173,7 @@ async fn an_order_and_its_cancellation_may_be_proven_by_different_secrets() {
 }
 
 impl Tenants {
-    async fn has_rows(&self, order: &str, expected: &[&str]) {
+    pub(super) async fn has_rows(&self, order: &str, expected: &[&str]) {
         eventually(&format!("{order} has the rows {expected:?}"), PATIENCE, async || {
             let is = self.status_of(order).await;
             let mut rows: Vec<_> = is.split(", ").collect();
@@ -267,7 +191,7 @@ impl Tenants {
     }
 
     /// The tables know orders by another number than the log: as if the log had forgotten them.
-    async fn renumber(&self, from: &str, branch: Who, to: &str) {
+    pub(super) async fn renumber(&self, from: &str, branch: Who, to: &str) {
         let rows = format!(
             "UPDATE provider_order_logs SET external_order_id = '{to}' WHERE external_order_id = '{from}' AND branch_id = '{}'",
             branch.branch()

@@ -45,14 +45,15 @@ impl<S: Stage> Worker<S> {
             loop {
                 match self.append_once(&context.lease, about, &event, &end).await {
                     Ok(None) => break,
-                    Ok(Some(appended)) => {
+                    Ok(Some((as_id, appended))) => {
+                        event.envelope.id = as_id;
                         if event.envelope.id == id
                             && let Some(own) = own_id(&event, appended)
                         {
                             event.envelope.id = own;
                             continue;
                         }
-                        let id = event.envelope.id.to_string();
+                        let id = as_id.to_string();
                         tenure.progress(|progress| progress.know(appended.sequence, &id));
                         self.stage.recorded(&event, appended);
                         if !appended.duplicate {
@@ -83,6 +84,7 @@ impl<S: Stage> Worker<S> {
 
     /// Appends an event that follows from the one at the sequence `about`. Without the lease it is looked for on the log before: another
     /// instance may have appended it, and if this one was frozen for longer than the server knows ids, the server would take it again.
+    /// With the id that it has on the log, which may be the one of [`own_id`].
     /// None if it is a request to tell the provider something, and another instance has recorded the end, which is the last of the events that
     /// are recorded together: it may have ended otherwise, and then what was to be told is not true.
     async fn append_once(
@@ -91,24 +93,22 @@ impl<S: Stage> Worker<S> {
         about: u64,
         event: &NewEvent,
         end: &Envelope,
-    ) -> anyhow::Result<Option<Appended>> {
+    ) -> anyhow::Result<Option<(EventId, Appended)>> {
         if !lease.holds() {
-            if let Some(sequence) = self.appended_by_another(about, &event.envelope).await? {
-                return Ok(Some(Appended {
-                    sequence,
-                    duplicate: true,
-                }));
+            if let Some((id, sequence)) = self.appended_by_another(about, &event.envelope).await? {
+                let duplicate = true;
+                return Ok(Some((id, Appended { sequence, duplicate })));
             }
             let is_request = event.envelope.event_type == EventType::OrderStatusRequested;
             if is_request && event.envelope.id != end.id && self.appended_by_another(about, end).await?.is_some() {
                 return Ok(None);
             }
         }
-        Ok(Some(self.journal.append(event.clone()).await?))
+        Ok(Some((event.envelope.id, self.journal.append(event.clone()).await?)))
     }
 
-    /// Where an event with the id of this one is, behind the sequence `about`; none if there is none.
-    async fn appended_by_another(&self, about: u64, envelope: &Envelope) -> anyhow::Result<Option<u64>> {
+    /// The id and the place of this event where it is on the log behind the sequence `about`; none if it is not.
+    async fn appended_by_another(&self, about: u64, envelope: &Envelope) -> anyhow::Result<Option<(EventId, u64)>> {
         let connection = self.journal.connection();
         let of_acceptance = envelope.cause_sequence.map(|cause| envelope.id.at(cause));
         let is_it = |found: &Envelope| found.id == envelope.id || Some(found.id) == of_acceptance;
@@ -125,11 +125,12 @@ impl<S: Stage> Worker<S> {
                 continue;
             }
             since = Instant::now();
-            let found = entries
-                .iter()
-                .find(|entry| matches!(entry, Entry::Event(found) if is_it(&found.envelope)));
-            if let Some(found) = found {
-                return Ok(Some(found.sequence()));
+            let found = entries.iter().find_map(|entry| match entry {
+                Entry::Event(found) if is_it(&found.envelope) => Some((found.envelope.id, found.sequence)),
+                _ => None,
+            });
+            if found.is_some() {
+                return Ok(found);
             }
         }
     }

@@ -2,11 +2,7 @@
 
 use super::{OrderIdentity, is_same_branch};
 use crate::{
-    event::{EventType, Recorded, push},
-    journal::{
-        codec::token,
-        read::{Entry, LogReader, Start},
-    },
+    event::Recorded,
     memory::{EntryState, IndexEntry},
     order::body,
 };
@@ -42,7 +38,7 @@ impl OrderIdentity {
         event: &Recorded,
         (itself, others): (bool, bool),
     ) -> anyhow::Result<Option<Recorded>> {
-        if itself && self.was_reported(event, event.sequence).await? {
+        if itself && self.orders.was_reported(event, event.sequence).await? {
             return Ok(Some(event.clone()));
         }
         if !others {
@@ -55,7 +51,7 @@ impl OrderIdentity {
         };
         for found in known.of_branch().filter(is_given_up) {
             if let Some(earlier) = self.announcement(event, found).await?
-                && self.was_reported(&earlier, earlier.sequence).await?
+                && self.orders.was_reported(&earlier, earlier.sequence).await?
             {
                 return Ok(Some(earlier));
             }
@@ -66,38 +62,12 @@ impl OrderIdentity {
         {
             let end = self.orders.read(event, found).await?;
             if let Some(end) = end.filter(|end| may_be_of(end, event))
-                && self.was_reported(&end, end.accepted_at()).await?
+                && self.orders.was_reported(&end, end.accepted_at()).await?
             {
                 return Ok(Some(end));
             }
         }
         Ok(None)
-    }
-
-    /// Whether the provider was told that the order of an announcement that was given up is lost. `cause`: the sequence of the event that was
-    /// given up.
-    async fn was_reported(&self, given_up: &Recorded, cause: u64) -> anyhow::Result<bool> {
-        let branch = token(given_up.envelope.branch.as_deref().unwrap_or_default());
-        let root = EventType::OrderStatusRequested.subject_root();
-        let subjects = format!("{root}.{}.{branch}.>", token(&given_up.envelope.provider));
-        let mut reader = LogReader::of_subjects(&self.log, subjects, Start::Sequence(given_up.accepted_at()));
-        loop {
-            let entries = reader.next_batch_to_end(&self.log).await?;
-            if entries.is_empty() {
-                return Ok(false);
-            }
-            let is_about_it = |entry: &Entry| match entry {
-                Entry::Event(told) => {
-                    told.envelope.external_order_id == given_up.envelope.external_order_id
-                        && told.envelope.cause_sequence.is_none_or(|told| told == cause)
-                        && push::is_loss(told)
-                }
-                Entry::Unreadable { .. } => false,
-            };
-            if entries.iter().any(is_about_it) {
-                return Ok(true);
-            }
-        }
     }
 
     /// The announcement that an entry points at, if it is one of an event's order.
