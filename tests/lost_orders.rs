@@ -244,7 +244,10 @@ async fn the_hub_dies_between_the_loss_and_the_dead_letter_and_a_branch_is_added
     let hub = Hub::start(&played.settings).await;
     let why = &world.log.payloads(EventType::OrderDeadLettered, 1).await[0];
     assert_eq!(why["error"]["code"], "REPORTED_LOST", "{why}");
-    assert_eq!(told_until_given_up(&played, EventType::OrderDeadLettered).await, ["lost"]);
+    assert_eq!(
+        told_until_given_up(&played, EventType::OrderDeadLettered).await,
+        ["lost"]
+    );
     assert!(world.backend.accepted().is_empty());
     // Other orders are not held back by that.
     assert_eq!(played.post(&hub, &numbered(&order, "/id", "JE-row-2")).await, 202);

@@ -282,7 +282,9 @@ impl Orders {
                 self.note(&event.envelope, &event.payload, event.sequence);
             }
         }
-        complete.into_iter().for_each(|since| self.index().is_complete_since(since));
+        if let Some(since) = complete {
+            self.index().is_complete_since(since);
+        }
         if let Some(last) = entries.last() {
             self.position.send_modify(|position| {
                 *position = last.sequence();

@@ -14,7 +14,12 @@ fn retries_quickly(settings: Settings) -> Settings {
 impl Tenants {
     /// The last of so many dead letters is a request whose order may be of several branches.
     async fn is_ambiguous(&self, dead_letters: usize) {
-        let dead = self.outside.world.log.payloads(EventType::OrderDeadLettered, dead_letters).await;
+        let dead = self
+            .outside
+            .world
+            .log
+            .payloads(EventType::OrderDeadLettered, dead_letters)
+            .await;
         let last = dead.last().unwrap();
         assert_eq!(
             (&last["error"]["code"], &last["stage"]),
