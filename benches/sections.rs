@@ -22,7 +22,7 @@ use webhook_hub::journal::streams;
 use crate::{
     bare,
     process::{Child, after_ready},
-    results::{Results, machine::Fingerprint, row::Samples},
+    results::{Results, machine::Fingerprint, row::Samples, steady::Rounds, yardstick::Yardstick},
     saturate::{COMPLETED, DRAIN, count, wait},
     setup::{PATIENCE, SECRET, Servers, postgres},
     traffic::Traffic,
@@ -62,6 +62,13 @@ pub(crate) enum Section {
     Memory,
     /// Five million rows and events behind; takes half an hour and 20 GB, so only where it is named
     Grown,
+}
+
+impl Section {
+    /// Whether it notes by itself, for each of its rounds, that the CPU kept its speed.
+    const fn is_in_rounds(self) -> bool {
+        matches!(self, Self::Accept | Self::Floods)
+    }
 }
 
 /// A running benchmark.
@@ -112,16 +119,44 @@ impl Bench {
         // The tables of (b) are what the projection makes again from the log.
         let is_due =
             |section: &Section| wanted(section) || (*section == Section::EndToEnd && wanted(&Section::Projection));
-        self.servers.settle().await?;
-        self.results.look_at_the_cpu();
+        let mut before = self.look().await?;
         for section in Section::value_variants().iter().filter(|section| is_due(section)) {
             let (rows, looks) = (self.results.rows.len(), self.results.yardsticks.len());
             self.section(*section).await?;
-            self.servers.settle().await?;
-            self.results.look_at_the_cpu();
-            // The look before the section, and the one after it.
-            self.results.normalise(rows, looks - 1);
+            let after = self.look().await?;
+            if !section.is_in_rounds() {
+                self.results.note_part(&[before, after]);
+            }
+            self.results.normalise(rows, looks);
+            before = after;
         }
+        Ok(())
+    }
+
+    /// The CPU's speed, once the servers are quiet.
+    async fn look(&self) -> Result<Yardstick> {
+        self.servers.settle().await?;
+        Ok(Yardstick::take())
+    }
+
+    /// Measures rounds until enough count, see [`Rounds`].
+    async fn in_steady_rounds(
+        &mut self,
+        part: &str,
+        samples: &mut Samples,
+        round: impl AsyncFn(&Self, &mut Samples) -> Result<()>,
+    ) -> Result<()> {
+        let mut rounds = Rounds::new(self.rounds, self.look().await?);
+        while rounds.are_due() {
+            let mut taken = Samples::new(samples.section());
+            round(self, &mut taken).await?;
+            if rounds.end(self.look().await?) {
+                samples.take_in(taken);
+            } else {
+                left_out(part);
+            }
+        }
+        self.results.note_rounds(part, rounds);
         Ok(())
     }
 
@@ -170,6 +205,11 @@ impl Bench {
         })
         .await
     }
+}
+
+#[expect(clippy::print_stderr, reason = "progress for whoever waits")]
+pub(crate) fn left_out(part: &str) {
+    eprintln!("{part}: the CPU changed its speed, so this round is left out");
 }
 
 async fn position(client: &tokio_postgres::Client) -> Result<i64> {

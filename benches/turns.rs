@@ -9,8 +9,10 @@ use crate::{
         compare::{self, Compared, Said},
         row::Samples,
         statistics::Verdict,
+        steady::Rounds,
+        yardstick::Yardstick,
     },
-    sections::Section,
+    sections::{Section, left_out},
     traffic::Traffic,
     world::{Build, World},
 };
@@ -46,22 +48,21 @@ pub(crate) async fn run(
     mut results: Results,
 ) -> Result<(Results, String)> {
     let wanted = |section: &Section| sections.is_empty() || sections.contains(section);
-    let part = |section| Part {
-        section,
-        a: Samples::new(name(section, "A")),
-        b: Samples::new(name(section, "B")),
-    };
-    let mut parts: Vec<_> = SECTIONS.into_iter().filter(wanted).map(part).collect();
-    results.look_at_the_cpu();
-    for round in 0..rounds {
+    let mut parts: Vec<_> = SECTIONS.into_iter().filter(wanted).map(part_of).collect();
+    let mut rounds = Rounds::new(rounds, Yardstick::take());
+    while rounds.are_due() {
         let mut builds = [(&pair.a, true), (&pair.b, false)];
         // What the machine does between two rounds must not always meet the same build.
-        if round % 2 == 1 {
+        if rounds.counted() % 2 == 1 {
             builds.reverse();
         }
-        for (build, is_a) in builds {
+        let mut of_round: Vec<_> = parts.iter().map(|part| part_of(part.section)).collect();
+        for (turn, (build, is_a)) in builds.into_iter().enumerate() {
+            if turn > 0 {
+                rounds.look(Yardstick::take());
+            }
             let world = World::start(build).await?;
-            for Part { section, a, b } in &mut parts {
+            for Part { section, a, b } in &mut of_round {
                 let samples = if is_a { a } else { b };
                 match section {
                     Section::Accept => world.accept(traffic, samples).await?,
@@ -69,9 +70,17 @@ pub(crate) async fn run(
                 }
             }
             world.stop().await?;
-            results.look_at_the_cpu();
+        }
+        if rounds.end(Yardstick::take()) {
+            for (part, round) in parts.iter_mut().zip(of_round) {
+                part.a.take_in(round.a);
+                part.b.take_in(round.b);
+            }
+        } else {
+            left_out("A and B");
         }
     }
+    results.note_rounds("A and B", rounds);
     let ratios: Vec<_> = parts.iter().flat_map(|part| part.ratios(results.usable)).collect();
     for part in parts {
         let by_turn = part.by_turn();
@@ -115,6 +124,14 @@ impl Part {
             }
         }
         samples
+    }
+}
+
+fn part_of(section: Section) -> Part {
+    Part {
+        section,
+        a: Samples::new(name(section, "A")),
+        b: Samples::new(name(section, "B")),
     }
 }
 

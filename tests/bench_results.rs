@@ -13,6 +13,7 @@ use results::{
     machine::{Fingerprint, file_system},
     row::{Goal, Row, Samples},
     statistics::{Spread, Verdict, movement},
+    steady::Rounds,
     yardstick::{self, Yardstick},
 };
 
@@ -42,9 +43,7 @@ fn run(what: &str, unit: &str, taken: &[f64], speed: f64) -> Results {
         samples.add(what, *figure, unit);
     }
     let mut results = Results::new("2026-01-01".to_owned(), machine());
-    for _ in 0..2 {
-        results.note_yardstick(Yardstick { one: speed, all: speed });
-    }
+    results.note_part(&[Yardstick { one: speed, all: speed }; 2]);
     results.rows = samples.into_rows();
     results.normalise(0, 0);
     results
@@ -107,22 +106,27 @@ fn a_difference_counts_only_if_the_takes_do_not_overlap() {
 #[test]
 fn a_run_in_which_the_yardstick_moved_is_not_usable() {
     assert!(movement(&[1.0]).is_infinite(), "one look knows of no movement");
+    let at = |speed: f64| Yardstick { one: speed, all: speed };
     let mut results = Results::new("2026-01-01".to_owned(), machine());
     assert!(!results.usable);
-    results.note_yardstick(EVEN);
-    assert!(!results.usable, "taken once");
-    results.note_yardstick(Yardstick { one: 0.9, all: 0.9 });
+    results.note_part(&[EVEN, at(0.9)]);
     assert!(results.usable && results.warning().is_none());
-    // One core alone moved; then it came back, which does not mend the run.
-    results.note_yardstick(Yardstick { one: 0.8, all: 1.0 });
+    // Parts at different speeds are each at one.
+    results.note_part(&[at(0.7), at(0.75)]);
+    assert!(results.usable);
+    // One core alone moved. The next part does not mend the run.
+    results.note_part(&[EVEN, Yardstick { one: 0.8, all: 1.0 }]);
     assert!(!results.usable);
-    results.note_yardstick(EVEN);
+    results.note_part(&[EVEN, EVEN]);
     assert!(!results.usable);
     let warning = results.warning().unwrap();
     assert!(
-        warning.contains("NOT USABLE") && warning.contains("moved by 21 %"),
+        warning.contains("NOT USABLE") && warning.contains("moved by 22 %"),
         "{warning}"
     );
+    let mut taken_once = Results::new("2026-01-01".to_owned(), machine());
+    taken_once.note_part(&[EVEN]);
+    assert!(!taken_once.usable);
 
     let usable = run("figure", "orders/s", &[1.0, 1.0, 1.0], 1.0);
     let busy = Results {
@@ -137,13 +141,54 @@ fn a_run_in_which_the_yardstick_moved_is_not_usable() {
 
 #[test]
 fn a_yardstick_that_could_not_be_taken_makes_the_run_unusable() {
-    let mut results = Results::new("2026-01-01".to_owned(), machine());
-    results.note_yardstick(EVEN);
-    results.note_yardstick(Yardstick {
+    let failed = Yardstick {
         one: 1.0,
         all: f64::NAN,
-    });
+    };
+    let mut results = Results::new("2026-01-01".to_owned(), machine());
+    results.note_part(&[EVEN, failed]);
+    results.note_part(&[EVEN, EVEN]);
     assert!(!results.usable);
+    let mut rounds = Rounds::new(1, EVEN);
+    assert!(!rounds.end(failed) && !rounds.end(EVEN) && rounds.end(EVEN));
+}
+
+/// What a round in which the CPU changed its speed says is left out, and another round is taken.
+#[test]
+fn only_rounds_at_one_speed_count() {
+    let at = |speed: f64| Yardstick { one: speed, all: speed };
+    let mut rounds = Rounds::new(2, at(1.0));
+    let mut samples = Samples::new("section");
+    for (figure, speed, counts) in [(10.0, 1.1, true), (99.0, 1.5, false), (20.0, 1.4, true)] {
+        assert!(rounds.are_due());
+        let mut round = Samples::new("section");
+        round.add("figure", figure, "").wants(Goal::AtMost(15.0));
+        assert_eq!(rounds.end(at(speed)), counts, "{figure}");
+        if counts {
+            samples.take_in(round);
+        }
+    }
+    assert!(!rounds.are_due());
+    assert_eq!(
+        (samples.rows()[0].taken.as_slice(), samples.rows()[0].pass()),
+        (&[10.0, 20.0][..], Some(true))
+    );
+    let mut results = Results::new("2026-01-01".to_owned(), machine());
+    results.note_rounds("part", rounds);
+    assert!(results.usable, "{:?}", results.warning());
+    assert_eq!((results.left_out, results.yardsticks.len()), (1, 4));
+    // A change in the middle counts, too, and it does not go on for ever.
+    let mut rounds = Rounds::new(1, at(1.0));
+    let mut taken = 0;
+    while rounds.are_due() {
+        rounds.look(at(0.5));
+        assert!(!rounds.end(at(1.0)));
+        taken += 1;
+    }
+    assert_eq!(taken, 4);
+    results.note_rounds("another part", rounds);
+    let warning = results.warning().unwrap();
+    assert!(!results.usable && warning.contains("another part"), "{warning}");
 }
 
 #[test]

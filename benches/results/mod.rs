@@ -7,6 +7,7 @@ pub(crate) mod compare;
 pub(crate) mod machine;
 pub(crate) mod row;
 pub(crate) mod statistics;
+pub(crate) mod steady;
 pub(crate) mod table;
 pub(crate) mod yardstick;
 
@@ -19,13 +20,14 @@ use self::{
     machine::Fingerprint,
     row::Row,
     statistics::MAY_MOVE,
+    steady::Rounds,
     yardstick::{Yardstick, movement},
 };
 
 /// Where the last run's results are kept, from the project's root.
 pub(crate) const LATEST: &str = "bench/latest.json";
 /// Counted up when a field changes its meaning or goes.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// A whole run of the benchmark.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -38,9 +40,15 @@ pub(crate) struct Results {
     pub(crate) commit: Option<String>,
     /// The machine and how the run was made.
     pub(crate) fingerprint: Fingerprint,
-    /// The CPU's speed before, between and after the sections.
+    /// The CPU's speed before and after each part that was measured.
     pub(crate) yardsticks: Vec<Yardstick>,
-    /// Whether the yardstick stayed within [`MAY_MOVE`]. Figures of a run in which it did not say nothing about the program.
+    /// How far it moved within a part at most, as a share; none where nothing was measured.
+    pub(crate) moved: Option<f64>,
+    /// How many rounds were left out because it moved too far in them.
+    pub(crate) left_out: usize,
+    /// Parts of which too few rounds count.
+    pub(crate) too_few: Vec<String>,
+    /// Whether the CPU kept its speed, within [`MAY_MOVE`], in each part. Figures of a run in which it did not say nothing about the program.
     pub(crate) usable: bool,
     /// The results.
     pub(crate) rows: Vec<Row>,
@@ -62,25 +70,52 @@ impl Results {
             commit: commit(),
             fingerprint,
             yardsticks: Vec::new(),
+            moved: None,
+            left_out: 0,
+            too_few: Vec::new(),
             usable: false,
             rows: Vec::new(),
         }
     }
 
-    /// Takes the yardstick, and judges the run anew by all that were taken. Blocks for 0.8 s.
-    pub(crate) fn look_at_the_cpu(&mut self) {
-        self.note_yardstick(Yardstick::take());
+    /// A part was measured between these looks at the CPU's speed.
+    pub(crate) fn note_part(&mut self, looks: &[Yardstick]) {
+        self.yardsticks.extend(looks);
+        let moved = movement(looks);
+        // A look that failed is no number, and no maximum either.
+        self.moved = Some(self.moved.map_or(moved, |before| {
+            if moved > before || moved.is_nan() {
+                moved
+            } else {
+                before
+            }
+        }));
+        self.judge();
     }
 
-    /// Adds a look at the CPU's speed, and judges the run anew.
-    pub(crate) fn note_yardstick(&mut self, look: Yardstick) {
-        self.yardsticks.push(look);
-        self.usable = movement(&self.yardsticks) <= MAY_MOVE;
+    /// A part was measured in these rounds.
+    pub(crate) fn note_rounds(&mut self, part: &str, rounds: Rounds) {
+        self.left_out += rounds.left_out();
+        if !rounds.are_enough() {
+            self.too_few.push(part.to_owned());
+        }
+        let looks = rounds.into_looks();
+        self.yardsticks.extend(looks);
+        self.moved = self.moved.or(Some(0.0));
+        self.judge();
     }
 
-    /// Divides the rows from one on by the CPU's speed, which is the mean of the looks from one on.
+    fn judge(&mut self) {
+        self.usable = self.too_few.is_empty() && self.moved.is_some_and(|moved| moved <= MAY_MOVE);
+    }
+
+    /// Divides the rows from one on by the CPU's speed, which is the mean of the looks from one on; nothing where there are none.
     pub(crate) fn normalise(&mut self, from_row: usize, from_look: usize) {
-        let speed = Yardstick::mean(&self.yardsticks[from_look..]);
+        let looks = &self.yardsticks[from_look..];
+        if looks.is_empty() {
+            return;
+        }
+        let speed = Yardstick::mean(looks);
         for row in self.rows.iter_mut().skip(from_row) {
             row.normalise(speed);
         }
@@ -94,15 +129,25 @@ impl Results {
 
     /// What is to be said loudly: that the machine was busy. `None` where it was not.
     pub(crate) fn warning(&self) -> Option<String> {
-        let moved = movement(&self.yardsticks) * 100.0;
-        (!self.usable).then(|| {
-            format!(
-                "!!! NOT USABLE: THE MACHINE WAS BUSY. The yardstick of CPU speed moved by {moved:.0} % in this run; more than {:.0} % \
-                 means that\n!!! something else took CPU time, or the CPU changed its clock. No figure of this run says anything \
-                 about the program. Run it again.",
+        if self.usable {
+            return None;
+        }
+        let moved = match self.moved {
+            Some(moved) if moved > MAY_MOVE || moved.is_nan() => format!(
+                "The yardstick of CPU speed moved by {:.0} % while a part was measured; more than {:.0} % means that\n!!! something else \
+                 took CPU time, or the CPU changed its clock. ",
+                moved * 100.0,
                 MAY_MOVE * 100.0
-            )
-        })
+            ),
+            _ => String::new(),
+        };
+        let few = match &self.too_few[..] {
+            [] => String::new(),
+            parts => format!("It kept its speed in too few rounds of: {}. ", parts.join(", ")),
+        };
+        Some(format!(
+            "!!! NOT USABLE: THE MACHINE WAS BUSY. {moved}{few}No figure of this run says anything about the program. Run it again."
+        ))
     }
 
     /// Prints the machine and the table.
@@ -136,10 +181,11 @@ impl Results {
             .collect();
         format!(
             "{cores} cores, {cpu}, {gib:.1} GiB, Linux {kernel}, store on {store}, {}\ncommit {commit}, profile {profile}\n\
-             CPU speed of one core/of each of all: {}; moved by {:.0} %",
+             CPU speed of one core/of each of all: {}; moved by {:.0} % within a part at most; {} rounds left out",
             self.date,
             looks.join(" "),
-            movement(&self.yardsticks) * 100.0
+            self.moved.unwrap_or(f64::NAN) * 100.0,
+            self.left_out
         )
     }
 

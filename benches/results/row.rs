@@ -152,6 +152,23 @@ impl Samples {
         row.spread.map(|spread| spread.median)
     }
 
+    /// The section.
+    pub(crate) fn section(&self) -> &str {
+        &self.section
+    }
+
+    /// Takes in the figures of another round.
+    pub(crate) fn take_in(&mut self, round: Self) {
+        for of_round in round.rows {
+            let row = self.row(of_round.what.clone(), &of_round.unit);
+            row.taken.extend(&of_round.taken);
+            row.spread = Spread::of(&row.taken);
+            row.goal = of_round.goal;
+            row.not_measured = of_round.not_measured;
+            row.on_one_core = of_round.on_one_core;
+        }
+    }
+
     /// All of them.
     pub(crate) fn rows(&self) -> &[Row] {
         &self.rows

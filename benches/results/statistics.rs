@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// Figures that a judgement needs on either side: of three against three that differ by chance alone, one pair of ten is apart.
 pub(crate) const FEWEST: usize = 3;
-/// How far the yardstick may move, as a share of its median, before the machine counts as busy.
+/// How far the yardstick may move while something is measured, as a share of its median, before the machine counts as busy.
 pub(crate) const MAY_MOVE: f64 = 0.15;
 
 /// The middle of some figures and how far they are apart.

@@ -14,20 +14,22 @@ impl Bench {
     pub(crate) async fn accept(&mut self) -> Result<()> {
         let mut samples = Samples::new("accept");
         // First, for the unsynced runs leave the disk with much to write.
-        for _ in 0..self.rounds {
-            let child = self.servers.intake()?;
-            let run = self.traffic.apart(child.port(), STEADY_CONNECTIONS, steady());
+        self.in_steady_rounds("accept at 500/s", &mut samples, async |bench, round| {
+            let child = bench.servers.intake()?;
+            let run = bench.traffic.apart(child.port(), STEADY_CONNECTIONS, steady());
             let latency = run.run().await?.good()?.latency;
             child.stop(PATIENCE)?;
-            let p50 = samples.add("fsynced at 500/s, p50", latency.milliseconds(0.50), "ms");
+            let p50 = round.add("fsynced at 500/s, p50", latency.milliseconds(0.50), "ms");
             p50.wants(Goal::AtMost(2.0));
-            let p99 = samples.add("fsynced at 500/s, p99", latency.milliseconds(0.99), "ms");
+            let p99 = round.add("fsynced at 500/s, p99", latency.milliseconds(0.99), "ms");
             p99.wants(Goal::AtMost(10.0));
-        }
+            Ok(())
+        })
+        .await?;
         for (connections, goal) in [(64, None), (256, Some(0.60)), (1000, Some(0.85))] {
-            for _ in 0..self.rounds {
-                self.beside_bare(connections, goal, &mut samples).await?;
-            }
+            let part = format!("accept, {connections} connections");
+            let of_round = async |bench: &Self, round: &mut Samples| bench.beside_bare(connections, goal, round).await;
+            self.in_steady_rounds(&part, &mut samples, of_round).await?;
         }
         self.bare_at_256 = samples.median("bare handler, no fsync, 256 connections");
         self.push(samples);

@@ -5,6 +5,7 @@
 //! from one address, some from addresses that were never seen.
 
 use std::{
+    cell::Cell,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc,
@@ -122,18 +123,21 @@ impl Bench {
     /// The intake under attacks, each in a process of its own, in turns.
     pub(crate) async fn floods(&mut self) -> Result<()> {
         let mut samples = Samples::new("floods");
-        let mut lost = [(0, 0); Attack::ALL.len()];
-        for _ in 0..self.rounds {
+        let lost = [const { Cell::new((0, 0)) }; Attack::ALL.len()];
+        self.in_steady_rounds("floods", &mut samples, async |bench, round| {
             let mut alone = None;
-            for (attack, lost) in Attack::ALL.into_iter().zip(&mut lost) {
-                let fared = self.flood(attack).await?;
-                lost.0 += fared.lost;
-                lost.1 += fared.new_lost;
-                fared.add(attack, alone.get_or_insert((fared.p99, fared.new_p99)), &mut samples);
+            for (attack, lost) in Attack::ALL.into_iter().zip(&lost) {
+                let fared = bench.flood(attack).await?;
+                let (before, new_before) = lost.get();
+                lost.set((before + fared.lost, new_before + fared.new_lost));
+                fared.add(attack, alone.get_or_insert((fared.p99, fared.new_p99)), round);
             }
-        }
-        // Of all rounds together: the median would hide what one of them lost.
-        for (attack, (lost, new_lost)) in Attack::ALL.into_iter().zip(lost) {
+            Ok(())
+        })
+        .await?;
+        // Of all rounds together, those that are left out included: the median would hide what one of them lost.
+        for (attack, lost) in Attack::ALL.into_iter().zip(lost) {
+            let (lost, new_lost) = lost.get();
             let at = |what: &str| format!("{what}, {}", attack.name());
             let lost = samples.add(at("honest webhooks lost, in all rounds"), lost as f64, "");
             lost.wants(Goal::AtMost(0.0));
