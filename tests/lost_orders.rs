@@ -224,8 +224,12 @@ async fn dies_between(id: &str, answers: &[u16]) {
     let mut hub = Hub::start(&dies).await;
     assert_eq!(played.post(&hub, &order).await, 202);
     hub.wait_exit(PATIENCE).await;
+    world.log_forgets(&hub).await;
     let _hub = Hub::start(&played.settings).await;
-    world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    assert_eq!(
+        told_until_given_up(&played, EventType::OrderDeadLettered).await,
+        ["lost"]
+    );
     assert!(world.backend.accepted().is_empty());
 }
 
@@ -233,15 +237,31 @@ async fn dies_between(id: &str, answers: &[u16]) {
 /// letter. The row is there when the next one takes the order up.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_hub_dies_between_the_loss_and_the_dead_letter_and_a_branch_is_added() {
-    let (played, order, _) = just_eat(JUST_EAT, "JE-row").await;
+    a_branch_is_added_after_the_loss("JE-row", None).await;
+}
+
+/// The same, longer ago than the memory of orders reaches.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hub_dies_between_the_loss_and_the_dead_letter_and_a_branch_is_added_days_later() {
+    a_branch_is_added_after_the_loss("JE-old-row", Some("order_memory=1ms,order_memory_wait=1ms")).await;
+}
+
+async fn a_branch_is_added_after_the_loss(id: &str, times: Option<&str>) {
+    let (played, order, _) = just_eat(JUST_EAT, id).await;
     let world = &played.outside.world;
     switch_branches(&played, false).await;
     let dies = played.settings.clone().set("HUB_TEST_CRASH_AT", "transform/between");
     let mut hub = Hub::start(&dies).await;
     assert_eq!(played.post(&hub, &order).await, 202);
     hub.wait_exit(PATIENCE).await;
+    // The log would take the loss again.
+    world.log_forgets(&hub).await;
     switch_branches(&played, true).await;
-    let hub = Hub::start(&played.settings).await;
+    let settings = times.map_or_else(
+        || played.settings.clone(),
+        |times| played.settings.clone().set("HUB_TEST_TIMES", times),
+    );
+    let hub = Hub::start(&settings).await;
     let why = &world.log.payloads(EventType::OrderDeadLettered, 1).await[0];
     assert_eq!(why["error"]["code"], "REPORTED_LOST", "{why}");
     assert_eq!(

@@ -177,9 +177,9 @@ pub fn lost(event: &Recorded, end: &NewEvent) -> NewEvent {
     automatic(event, LOSS, end.envelope.id, &wanted)
 }
 
-/// Whether an event requests the status of [`lost`].
-pub fn is_loss(event: &Recorded) -> bool {
-    let requested = serde_json::from_slice::<StatusRequested>(&event.payload);
+/// Whether the payload of an `order.status_requested` is that of [`lost`].
+pub fn is_loss(payload: &[u8]) -> bool {
+    let requested = serde_json::from_slice::<StatusRequested>(payload);
     requested.is_ok_and(|requested| requested.automatic && requested.status == PushStatus::Lost)
 }
 

@@ -44,8 +44,13 @@ impl Forward {
     /// # Errors
     /// If the log does not answer.
     pub(super) async fn report(&self, event: &Recorded, end: &NewEvent) -> anyhow::Result<Option<NewEvent>> {
-        let is_lost = self.is_awaited(event) && !self.identity.may_be_created(event).await?;
-        Ok(is_lost.then(|| push::lost(event, end)))
+        if !self.is_awaited(event) || self.identity.may_be_created(event).await? {
+            return Ok(None);
+        }
+        // An instance that died may have asked for it, longer ago than the log knows ids.
+        let was_reported =
+            self.arrivals.may_be_anothers(event) && self.identity.orders.was_reported(event, event.sequence).await?;
+        Ok((!was_reported).then(|| push::lost(event, end)))
     }
 
     /// The error of an announcement whose order was reported as lost before; none if it was not. `is_unsent`: no request of the event can have

@@ -30,6 +30,7 @@ impl Orders {
             self.is_lost.store(true, Ordering::Relaxed);
             lock(&self.index).clear();
             lock(&self.taken_up).clear();
+            lock(&self.losses).clear();
             lock(&self.ahead).clear();
             self.position.send_modify(|position| {
                 *position = 0;

@@ -62,6 +62,17 @@ impl OrderEvents {
     }
 }
 
+/// What became of an announcement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It has no end yet, or is taken up again.
+    Open,
+    /// The backend does not have an order by it: it refused it, or it was ended without a request for it.
+    Absent,
+    /// It has ended, and the backend has or may have the order by it; or it is not known.
+    Ended,
+}
+
 impl Orders {
     /// The known events of an event's order.
     pub(crate) fn known(&self, event: &Recorded) -> OrderEvents {
@@ -198,28 +209,27 @@ impl Orders {
     pub(crate) async fn know_all_before(&self, event: &Recorded) -> anyhow::Result<()> {
         let (mut position, began) = (self.position.subscribe(), Instant::now());
         while began.elapsed() < KNOWN_WITHIN {
+            if *position.borrow() < event.sequence {
+                self.wanted.notify_one();
+            }
             let reached = position.wait_for(|position| *position >= event.sequence);
             if tokio::time::timeout(CATCH_UP_EVERY, reached).await.is_ok() {
                 return Ok(());
             }
-            self.wanted.notify_one();
         }
         // The log may have nothing that is read, or be read anew.
         self.catch_up().await
     }
 
-    /// As [`Self::announcements`], without those that the backend refused ([`Self::is_refused`]).
-    ///
-    /// # Errors
-    /// If NATS does not answer.
-    pub(crate) async fn announcements_not_refused(&self, about: &Recorded) -> anyhow::Result<Vec<Recorded>> {
-        let announced = self.announcements(about).await?;
-        Ok(announced.into_iter().filter(|one| !self.is_refused(one)).collect())
-    }
-
-    /// Whether it is certain that the backend does not have an announcement, and nobody has it taken up again.
-    pub(crate) fn is_refused(&self, announced: &Recorded) -> bool {
-        self.state_of(announced) == Some(EntryState::CreationRefused) && self.taken_up(announced.sequence).is_none()
+    /// What is known of an announcement.
+    pub(crate) fn standing(&self, announced: &Recorded) -> Standing {
+        let is_taken_up = self.taken_up(announced.sequence).is_some();
+        match self.state_of(announced) {
+            _ if is_taken_up => Standing::Open,
+            Some(EntryState::Creation) => Standing::Open,
+            Some(EntryState::CreationRefused | EntryState::CreationIgnored) => Standing::Absent,
+            _ => Standing::Ended,
+        }
     }
 
     /// The `order.transformed` of every announcement of an order within the window, the latest first.

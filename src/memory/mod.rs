@@ -27,16 +27,17 @@ use std::{
 
 use anyhow::bail;
 use chrono::{DateTime, TimeDelta, Utc};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use self::waiting::{EarlierOutcome, OutcomeWait, WebhookOutcome};
 pub(crate) use self::{
     index::{EntryState, IndexEntry},
-    look::OrderEvents,
+    look::{OrderEvents, Standing},
 };
 use self::{
     index::{Index, Prints},
+    reported::Losses,
     taken_up::TakenUp,
     waiting::{WATCH_EVERY, Waiting},
 };
@@ -76,6 +77,8 @@ const CATCH_UP_EVERY: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: TimeDelta = TimeDelta::hours(24);
 /// How long it is waited for: what is read then is what came within the last second.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(30);
+/// How many read the log at a time for what the memory does not know. They share one connection with everything else.
+const LOSSES_READ_AT_A_TIME: usize = 2;
 /// How often it is said that the window is shorter than it should be.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
@@ -99,6 +102,9 @@ pub struct Orders {
     kept: TimeDelta,
     index: Mutex<Index>,
     taken_up: Mutex<TakenUp>,
+    losses: Mutex<Losses>,
+    /// How many read the log for losses that are not known.
+    losses_are_read: Semaphore,
     /// Sequence up to which the log was read; 0 where nothing was.
     position: watch::Sender<u64>,
     /// The log was read to its end once.
@@ -149,6 +155,8 @@ impl Orders {
             kept,
             index: Mutex::new(Index::new(kept)),
             taken_up: Mutex::default(),
+            losses: Mutex::default(),
+            losses_are_read: Semaphore::new(LOSSES_READ_AT_A_TIME),
             position: watch::Sender::new(0),
             is_warm: watch::Sender::new(false),
             wanted: Notify::new(),
@@ -284,6 +292,7 @@ impl Orders {
         }
         if let Some(since) = complete {
             self.index().is_complete_since(since);
+            lock(&self.losses).is_complete_since(since);
         }
         if let Some(last) = entries.last() {
             self.position.send_modify(|position| {
@@ -310,6 +319,7 @@ impl Orders {
 
     fn tidy(&self) {
         let now = Utc::now();
+        lock(&self.losses).forget(now - self.kept);
         let mut index = lock(&self.index);
         index.forget(now);
         metrics::gauge!("order_memory_entries").set(index.count() as f64);
@@ -340,6 +350,7 @@ impl Orders {
     /// Notes an event that is on the log. Noting it twice changes nothing.
     fn note(&self, envelope: &Envelope, payload: &[u8], sequence: u64) {
         if envelope.event_type.is_for_provider() {
+            lock(&self.losses).note(envelope, payload);
             return;
         }
         lock(&self.taken_up).note(envelope, payload, sequence);

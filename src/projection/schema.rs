@@ -61,8 +61,8 @@ const LOCK_WAIT: Duration = Duration::from_secs(60);
 /// Pause between two looks at the lock.
 const LOCK_POLL: Duration = Duration::from_millis(100);
 /// How long a migration waits for a lock on a table. Writers of that table wait behind it meanwhile, so it gives up soon
-/// and is tried again.
-const TABLE_LOCK: Duration = Duration::from_secs(1);
+/// and is tried again. PostgreSQL ends an autovacuum of the table after `deadlock_timeout`, which is 1 s.
+const TABLE_LOCK: Duration = Duration::from_secs(2);
 
 impl Migration {
     fn new(name: &'static str, sql: &'static str) -> Self {

@@ -8,11 +8,13 @@ use super::Push;
 use crate::{
     branches::{Branch, TABLE_AWAY},
     database::query,
-    event::{EventType, Recorded},
+    event::{EventType, Recorded, push::StatusRequested},
+    fault_injection,
     journal::{
         codec,
         read::{Entry, LogReader, Start},
     },
+    memory::Standing,
     projection::writer::CURSOR,
     remote::Remote,
     retry::Failure,
@@ -28,6 +30,9 @@ const MAX_READ: usize = 20_000;
 /// How much later than another branch's an order of the same number may have come and be meant by it still. Numbers are used
 /// again; what is older than this is not what the backend speaks of.
 const SAME_TIME: TimeDelta = TimeDelta::hours(48);
+/// How long a status waits for the backend to confirm an order of the number, if it names its own id of the order and no confirmed one has
+/// that. An order that waits for longer is one of an outage.
+const UNCONFIRMED: Duration = Duration::from_secs(10 * 60);
 /// Orders that one request brings.
 const BATCH: usize = 500;
 
@@ -54,20 +59,29 @@ struct InTables {
     position: u64,
 }
 
-/// The branch of an order on the log, from a sequence on.
+/// The branches that announced an order, as the log and the memory of orders know them.
 #[derive(Default)]
-struct AnnouncementOnLog {
+struct Announced {
     branches: Vec<Had>,
+    /// Branches with an order of the number that the backend does not have. They count where no other branch does, and where an order is called
+    /// off: a backend that refuses an order may say so twice.
+    absent: Vec<Had>,
     /// One of them announced it by its own secret: the owner of a branch's secret may use a number of another branch.
     is_by_branch: bool,
+    /// The backend may have one of the orders, and has not said so yet.
+    is_open: bool,
 }
 
-impl AnnouncementOnLog {
-    fn add(&mut self, announced: Recorded) {
+impl Announced {
+    fn add(&mut self, announced: Recorded, standing: Standing) {
         let envelope = announced.envelope;
         self.is_by_branch |= envelope.principal.branch().is_some();
-        let had = envelope.branch.map(|branch| (branch, envelope.received_at));
-        self.branches.extend(had);
+        self.is_open |= standing == Standing::Open;
+        let branches = match standing {
+            Standing::Absent => &mut self.absent,
+            Standing::Open | Standing::Ended => &mut self.branches,
+        };
+        branches.extend(envelope.branch.map(|branch| (branch, envelope.received_at)));
     }
 }
 
@@ -91,13 +105,15 @@ impl Push {
     /// with a secret of its own one of them may mean to: then the backend must say which one it means.
     ///
     /// # Errors
-    /// If that cannot be known yet: the database is away, or the tables are behind. No attempt is counted.
-    pub(super) async fn owner(&self, event: &Recorded, order_id: Option<&str>) -> Result<Owner, Failure> {
+    /// If that cannot be known yet: the database is away, the tables are behind, or the backend means an order by its own id that it has not
+    /// confirmed. No attempt is counted.
+    pub(super) async fn owner(&self, event: &Recorded, wanted: &StatusRequested) -> Result<Owner, Failure> {
+        let order_id = wanted.order_id.as_deref();
         let envelope = &event.envelope;
         if let Some(branch) = &envelope.branch {
             return Ok(Owner::Branch(branch.clone()));
         }
-        // Which announcements the backend refused says only the memory, for those that the log brings as well.
+        // What became of announcements says only the memory, of those that the log brings as well.
         self.orders.know_all_before(event).await.map_err(|error| away(&error))?;
         let in_tables = self.in_tables(event, order_id).await;
         let recent = event.sequence.saturating_sub(RECENT);
@@ -108,7 +124,7 @@ impl Push {
             Ok(known) => known.position,
             Err(_) => recent,
         };
-        let mut on_log = AnnouncementOnLog::default();
+        let mut on_log = Announced::default();
         if from < event.sequence {
             self.on_log(event, from + 1, &mut on_log)
                 .await
@@ -121,14 +137,28 @@ impl Push {
         let known = match in_tables {
             // Only the tables know earlier owners of the number.
             Err(error) if on_log.is_by_branch || on_log.branches.is_empty() => return Err(away(&error)),
-            known => known.ok(),
+            Err(error) => {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "the tables cannot be read; only the log says which branch a request is about"
+                );
+                None
+            }
+            Ok(known) => Some(known),
         };
         let in_tables = known.iter().flat_map(|known| &known.branches);
-        let is_behind = known.as_ref().is_some_and(|known| known.position < event.sequence);
-        match Owner::of(in_tables.chain(&on_log.branches)) {
+        let is_behind = known.as_ref().is_none_or(|known| known.position < event.sequence);
+        let absent = on_log.absent.iter().filter(|_| wanted.status.is_called_off());
+        let owner = match Owner::of(in_tables.chain(&on_log.branches).chain(absent)) {
+            Owner::Nobody => Owner::of(on_log.absent.iter()),
+            owner => owner,
+        };
+        match owner {
             Owner::Nobody => {}
             // The row of the requested order may not be written yet.
-            Owner::Several if is_behind && order_id.is_some() => return Err(later(TABLES_BEHIND)),
+            Owner::Several if order_id.is_some() && (is_behind || (on_log.is_open && is_new(event))) => {
+                return Err(later(TABLES_BEHIND));
+            }
             owner => return Ok(owner),
         }
         if let Some(branch) = self.branches.only_branch(&envelope.provider) {
@@ -173,9 +203,8 @@ impl Push {
         Ok(known)
     }
 
-    /// The branches of the order's announcements on the log, from a place on up to the event itself. What the backend refused does not
-    /// count.
-    async fn on_log(&self, event: &Recorded, from: u64, found: &mut AnnouncementOnLog) -> anyhow::Result<()> {
+    /// The branches of the order's announcements on the log, from a place on up to the event itself.
+    async fn on_log(&self, event: &Recorded, from: u64, found: &mut Announced) -> anyhow::Result<()> {
         let envelope = &event.envelope;
         let key = codec::OrderKey::of(event);
         let root = EventType::OrderTransformed.subject_root();
@@ -191,9 +220,9 @@ impl Push {
             for entry in entries {
                 if let Entry::Event(one) = entry
                     && one.envelope.external_order_id == envelope.external_order_id
-                    && !self.orders.is_refused(&one)
                 {
-                    found.add(*one);
+                    let standing = self.orders.standing(&one);
+                    found.add(*one, standing);
                 }
             }
             if is_over {
@@ -204,11 +233,14 @@ impl Push {
     }
 
     /// The same as far as the memory of orders reaches, in every partition: a branch proved an order by its own secret, or `PARTITIONS` was
-    /// changed since. What the backend refused does not count.
-    async fn find_in_memory(&self, event: &Recorded, found: &mut AnnouncementOnLog) -> anyhow::Result<()> {
-        let announcements = self.orders.announcements_not_refused(event).await?;
-        let before = announcements.into_iter().filter(|one| one.sequence < event.sequence);
-        before.for_each(|one| found.add(one));
+    /// changed since.
+    async fn find_in_memory(&self, event: &Recorded, found: &mut Announced) -> anyhow::Result<()> {
+        for one in self.orders.announcements(event).await? {
+            if one.sequence < event.sequence {
+                let standing = self.orders.standing(&one);
+                found.add(one, standing);
+            }
+        }
         Ok(())
     }
 
@@ -276,6 +308,12 @@ pub(super) fn away(error: &anyhow::Error) -> Failure {
         "cannot look up the branch of a request to a provider; it waits"
     );
     later(TABLE_AWAY)
+}
+
+/// Whether a request is so new that the order that it is about may still be confirmed.
+fn is_new(event: &Recorded) -> bool {
+    let age = (Utc::now() - event.envelope.time).to_std().unwrap_or_default();
+    age < fault_injection::time("unconfirmed_order", UNCONFIRMED)
 }
 
 const fn later(after: Duration) -> Failure {

@@ -41,7 +41,7 @@ impl Push {
             return Ok(vec![pushed(event, &wanted, 0, None, false)]);
         };
         let branch = if remote.spec.needs_branch {
-            match self.owner(event, wanted.order_id.as_deref()).await? {
+            match self.owner(event, &wanted).await? {
                 Owner::Branch(branch) => Some(branch),
                 Owner::Nobody => {
                     let error = ErrorReport::new(

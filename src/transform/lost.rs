@@ -30,7 +30,10 @@ impl Transform {
             return Ok(None);
         }
         let is_there = self.orders.may_be_created(received).await;
-        Ok((!is_there.map_err(NotYet::Log)?).then(|| push::lost(received, outcome)))
+        if is_there.map_err(NotYet::Log)? || self.was_reported_lost(received).await? {
+            return Ok(None);
+        }
+        Ok(Some(push::lost(received, outcome)))
     }
 
     /// The outcome of a webhook; a dead letter in place of one that goes on where an instance that died has reported the order as lost, and
@@ -43,15 +46,20 @@ impl Transform {
         received: &Recorded,
         outcome: NewEvent,
     ) -> Result<NewEvent, Failure> {
-        let may_be_anothers = received.sequence <= self.handed_out.load(Ordering::Relaxed);
-        if !may_be_anothers || !goes_on(&outcome) || !self.is_awaited(received) {
+        if !goes_on(&outcome) || !self.is_awaited(received) || !self.was_reported_lost(received).await? {
             return Ok(outcome);
         }
+        let error = ErrorReport::reported_lost(received.envelope.received_at);
+        Ok(dead_letter(received, error))
+    }
+
+    /// Whether an instance that had the stage before reported the order of this very webhook as lost.
+    async fn was_reported_lost(&self, received: &Recorded) -> Result<bool, Failure> {
+        if received.sequence > self.handed_out.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
         let was_reported = self.orders.was_reported(received, received.sequence).await;
-        Ok(match was_reported.map_err(NotYet::Log)? {
-            true => dead_letter(received, ErrorReport::reported_lost(received.envelope.received_at)),
-            false => outcome,
-        })
+        Ok(was_reported.map_err(NotYet::Log)?)
     }
 
     /// Whether its provider waits for the word whether the backend has the order. What a person has retried is for that person to judge.

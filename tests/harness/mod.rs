@@ -88,6 +88,15 @@ impl World {
         Self::on(Arc::new(Cluster::start().await)).await
     }
 
+    /// With a PostgreSQL of its own that looks every second for tables to vacuum.
+    pub(crate) async fn with_autovacuum() -> Self {
+        let world = Self::on(Arc::new(Cluster::start_with(true).await)).await;
+        for statement in ["ALTER SYSTEM SET autovacuum_naptime = '1s'", "SELECT pg_reload_conf()"] {
+            world.database.run(statement).await.unwrap();
+        }
+        world
+    }
+
     /// With three NATS servers that keep every stream three times.
     pub(crate) async fn with_nats_cluster() -> Self {
         let cluster = Cluster::shared().await;

@@ -101,10 +101,16 @@ impl Cluster {
 
     /// One of the test's own, which it may stop.
     pub(crate) async fn start() -> Self {
+        Self::start_with(false).await
+    }
+
+    /// One of the test's own. `durable`: as it is where the hub is used, with fsync and autovacuum.
+    pub(crate) async fn start_with(durable: bool) -> Self {
         let port = Port::reserve();
         let options = PostgresOptions {
             port: Some(port.number()),
             remove_dir_on_exit: true,
+            durable,
             ..PostgresOptions::default()
         };
         let server = Postgres::start(&PROGRAMS, &folder(), options).await.unwrap();

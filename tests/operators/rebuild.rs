@@ -300,6 +300,39 @@ async fn as_an_owner_without_more_rights() {
     world.at_end(Ends::forwarded(5)).await;
 }
 
+/// PostgreSQL vacuums the tables meanwhile, which takes minutes. It gives way.
+#[tokio::test(flavor = "multi_thread")]
+async fn autovacuum_gives_way() {
+    let world = World::with_autovacuum().await;
+    let hub = world.hub().await;
+    world.post_orders(&hub, ids("kept", 3)).await;
+    world.at_end(Ends::forwarded(3)).await;
+    // A thousand pages of deleted rows, and ten pages a second.
+    let slow = "
+        ALTER TABLE webhook_logs SET (autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1, autovacuum_vacuum_threshold = 1,
+            autovacuum_vacuum_scale_factor = 0);
+        INSERT INTO webhook_logs (id, provider_id, webhook_type, external_order_id, endpoint, method, headers, payload, ip_address, received_at, updated_at)
+            SELECT 'deleted-' || n, provider_id, webhook_type, external_order_id, repeat(md5(n::text), 60), method, headers, payload, ip_address, received_at, updated_at
+            FROM (SELECT * FROM webhook_logs LIMIT 1) AS one, generate_series(1, 1500) n;
+        DELETE FROM webhook_logs WHERE id LIKE 'deleted-%';";
+    world
+        .database
+        .run(slow)
+        .await
+        .unwrap_or_else(|error| panic!("{error:?}"));
+    let is_vacuumed = "SELECT pid FROM pg_stat_progress_vacuum WHERE relid = 'webhook_logs'::regclass";
+    eventually("the table is vacuumed", PATIENCE, async || {
+        let rows = world.database.rows(is_vacuumed).await.unwrap();
+        rows.into_iter().next().ok_or("it is not")
+    })
+    .await;
+    let impatient = owner(&world).set("HUB_TEST_TIMES", "rebuild_swap=10s");
+    let ran = run(&impatient, &["--json", "rebuild"]).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.said());
+    world.post_orders(&hub, ids("later", 1)).await;
+    world.at_end(Ends::forwarded(4)).await;
+}
+
 /// Two at once, and what cannot be replaced: it says so and changes nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_refused() {

@@ -132,3 +132,113 @@ async fn a_refused_order_that_is_taken_up_again_is_one_of_that_number() {
     world.backend.always_for("CR-28", None);
     world.log.wait_for(EventType::OrderForwarded, 2).await;
 }
+
+/// The backend refused B's order, which was called off; that it was retried all the same made no order of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_order_that_ended_without_a_request_afterwards_is_none_of_that_number() {
+    let tenants = Tenants::new(|settings| settings).await;
+    let world = &tenants.outside.world;
+    world.backend.next_for("CR-29", [Said::status(422), Said::status(422)]);
+    tenants.order_of(B, "CR-29").await;
+    world.log.wait_for(EventType::OrderDeadLettered, 1).await;
+    tenants
+        .send("careem", B, Some(B), &change("CR-29", "cancelled"))
+        .await
+        .event_id();
+    world.log.wait_for(EventType::OrderDeadLettered, 2).await;
+    world.retry_dead_letters().await;
+    let ignored = &world.log.payloads(EventType::OrderIgnored, 1).await[0];
+    assert_eq!(ignored["reason"], "SUPERSEDED", "{ignored}");
+    world.log.settled().await;
+    tenants.order_of(A, "CR-29").await;
+    tenants.has_rows("CR-29", &["branch-a pending"]).await;
+    tenants.ask("CR-29", json!({})).await;
+    world.log.wait_for(EventType::OrderStatusPushed, 1).await;
+    assert_eq!(tenants.told("CR-29"), ["store-1"]);
+}
+
+/// A backend that refuses B's order says so to the provider as well. By the number alone it could be A's, which it has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rejection_may_be_of_the_order_that_the_backend_refused() {
+    let tenants = Tenants::new(|settings| settings).await;
+    let world = &tenants.outside.world;
+    tenants.order_of(A, "CR-30").await;
+    tenants.has_rows("CR-30", &["branch-a pending"]).await;
+    for id in ["CR-30", "CR-31"] {
+        world.backend.next_for(id, [Said::status(422)]);
+        tenants.order_of(B, id).await;
+    }
+    world.log.wait_for(EventType::OrderDeadLettered, 2).await;
+    let rejected = json!({ "status": "rejected", "reason": "closed" });
+    tenants.ask("CR-30", rejected.clone()).await;
+    tenants.is_ambiguous(3).await;
+    assert_eq!(tenants.told("CR-30"), [""; 0]);
+    // B's is the only one of this number.
+    tenants.ask("CR-31", rejected).await;
+    world.log.wait_for(EventType::OrderStatusPushed, 1).await;
+    assert_eq!(tenants.told("CR-31"), ["store-2"]);
+    world.at_end(Ends::forwarded(1).dead_lettered(3)).await;
+}
+
+/// The backend names its own id of A's order before it confirms the order.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_waits_for_the_order_that_the_backend_names() {
+    let tenants = Tenants::new(retries_quickly).await;
+    let world = &tenants.outside.world;
+    tenants.order_of(B, "CR-32").await;
+    tenants.has_rows("CR-32", &["branch-b pending"]).await;
+    world.backend.always_for("CR-32", Some(Said::TakeAndHang));
+    tenants.order_of(A, "CR-32").await;
+    world.backend.wait_for(2).await;
+    tenants.ask("CR-32", json!({ "orderId": "order-2" })).await;
+    world.log.wait_for(EventType::OrderStatusRequested, 1).await;
+    world.backend.always_for("CR-32", None);
+    world.log.wait_for(EventType::OrderForwarded, 2).await;
+    world.log.wait_for(EventType::OrderStatusPushed, 1).await;
+    assert_eq!(tenants.told("CR-32"), ["store-1"]);
+    world.at_end(Ends::forwarded(2)).await;
+}
+
+/// An order that is never confirmed is not waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_does_not_wait_for_an_outage() {
+    let tenants =
+        Tenants::new(|settings| retries_quickly(settings).set("HUB_TEST_TIMES", "unconfirmed_order=1s")).await;
+    let world = &tenants.outside.world;
+    tenants.order_of(B, "CR-33").await;
+    tenants.has_rows("CR-33", &["branch-b pending"]).await;
+    world.backend.always_for("CR-33", Some(Said::status(503)));
+    tenants.order_of(A, "CR-33").await;
+    world.backend.wait_for(2).await;
+    tenants.ask("CR-33", json!({ "orderId": "order-2" })).await;
+    tenants.is_ambiguous(1).await;
+    world.backend.always_for("CR-33", None);
+    world.at_end(Ends::forwarded(2).dead_lettered(1)).await;
+    assert_eq!(tenants.told("CR-33"), [""; 0]);
+}
+
+/// Only the tables know which order the backend names, and they cannot be read for a while.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_waits_for_tables_that_cannot_be_read() {
+    let tenants = Tenants::new(|settings| settings).await;
+    let world = &tenants.outside.world;
+    for branch in [B, A] {
+        let announced = format!("{}{}", order("CR-34"), " ".repeat(usize::from(branch == A)));
+        tenants
+            .send("careem", Platform, Some(branch), &announced)
+            .await
+            .event_id();
+        world.log.settled().await;
+    }
+    tenants
+        .has_rows("CR-34", &["branch-a pending", "branch-b pending"])
+        .await;
+    let lock = "BEGIN; LOCK TABLE provider_order_logs IN ACCESS EXCLUSIVE MODE";
+    world.database.run(lock).await.unwrap();
+    tenants.ask("CR-34", json!({ "orderId": "order-2" })).await;
+    tenants.hub.says("only the log says which branch").await;
+    world.database.run("COMMIT").await.unwrap();
+    world.log.wait_for(EventType::OrderStatusPushed, 1).await;
+    assert_eq!(tenants.told("CR-34"), ["store-1"]);
+    world.at_end(Ends::forwarded(2)).await;
+}

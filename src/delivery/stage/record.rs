@@ -55,7 +55,10 @@ impl<S: Stage> Worker<S> {
                         }
                         let id = as_id.to_string();
                         tenure.progress(|progress| progress.know(appended.sequence, &id));
-                        self.stage.recorded(&event, appended);
+                        let is_own = !appended.duplicate || self.is_same_on_log(&event, appended.sequence).await;
+                        if is_own {
+                            self.stage.recorded(&event, appended);
+                        }
                         if !appended.duplicate {
                             log_lines::order_ended::<S>(&event);
                         }
@@ -80,6 +83,14 @@ impl<S: Stage> Worker<S> {
             }
         }
         true
+    }
+
+    /// Whether an event that was on the log before is of this type: an event ends under one id, however it ends, and another instance may
+    /// have ended it otherwise. What is on the log is read from there. False if the log does not say.
+    async fn is_same_on_log(&self, event: &NewEvent, sequence: u64) -> bool {
+        let there = read::event_at(self.journal.connection(), sequence).await;
+        let there = there.ok().flatten().map(|there| there.envelope.event_type);
+        there == Some(event.envelope.event_type)
     }
 
     /// Appends an event that follows from the one at the sequence `about`. Without the lease it is looked for on the log before: another

@@ -1,6 +1,6 @@
 //! Applies the log to the new tables.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use super::{
     Progress, Tell,
     beside::{Beside, Group},
+    own::OwnTables,
 };
 use crate::{
     database::Connection,
@@ -32,10 +33,10 @@ const MOST_UNREADABLE: u64 = 1000;
 pub(super) struct Feeder<'a> {
     pub(super) log: &'a Log,
     pub(super) connection: Connection,
-    /// Another one for the hub's own tables, while they are written beside the platform's.
-    pub(super) of_own: Option<Connection>,
-    pub(super) beside: &'a Beside,
-    pub(super) providers: Providers,
+    /// Writes the hub's own tables, while these are not written with the platform's.
+    of_own: Option<OwnTables>,
+    beside: Arc<Beside>,
+    providers: Arc<Providers>,
     /// The position of the new tables.
     pub(super) position: u64,
     /// Most events of a transaction. It is lowered when PostgreSQL is too slow for so many.
@@ -49,20 +50,15 @@ pub(super) struct Feeder<'a> {
 }
 
 impl<'a> Feeder<'a> {
-    /// At a position. `connection`: one for this alone, with the names of the new tables.
-    pub(super) fn new(
-        log: &'a Log,
-        connection: Connection,
-        beside: &'a Beside,
-        providers: Providers,
-        position: u64,
-    ) -> Self {
+    /// At the new tables' position. `connection`: one for this alone, with the names of the new tables.
+    pub(super) fn new(log: &'a Log, connection: Connection, beside: Arc<Beside>, providers: Providers) -> Self {
+        let position = beside.position;
         Self {
             log,
             connection,
             of_own: None,
             beside,
-            providers,
+            providers: Arc::new(providers),
             position,
             limit: MAX_EVENTS,
             provider: None,
@@ -121,38 +117,44 @@ impl<'a> Feeder<'a> {
                 self.seen.insert(event.envelope.provider.to_string());
             }
         }
-        let target = |group| BatchTarget {
+        let events = Arc::new(events);
+        let mut group = Group::All;
+        if let Some(of_own) = &mut self.of_own {
+            of_own.apply(&events, part.read_to).await?;
+            group = Group::Platforms;
+        }
+        let target = BatchTarget {
             providers: &self.providers,
-            tables: Written::Beside(self.beside, group),
+            tables: Written::Beside(&self.beside, group),
         };
         let to = To {
             position: part.read_to,
             log: None,
         };
-        let Some(of_own) = &mut self.of_own else {
-            let target = target(Group::All);
-            self.position = fill::apply(&mut self.connection, target, &events, to, &mut self.limit).await?;
-            self.events += events.len() as u64;
+        self.position = fill::apply(&mut self.connection, target, &events, to, &mut self.limit).await?;
+        self.events += events.len() as u64;
+        Ok(())
+    }
+
+    /// From now on the hub's own tables are written in a task of its own, by another connection, with a position of their own.
+    pub(super) fn part(&mut self, connection: Connection) {
+        let (beside, providers) = (Arc::clone(&self.beside), Arc::clone(&self.providers));
+        self.of_own = Some(OwnTables::begin(connection, beside, providers));
+    }
+
+    /// Ends that; both positions are the same then.
+    ///
+    /// # Errors
+    /// If the hub's own tables could not be written.
+    pub(super) async fn join(&mut self) -> anyhow::Result<()> {
+        let Some(of_own) = self.of_own.take() else {
             return Ok(());
         };
-        let mut limit = self.limit;
-        let (position, position_of_own) = futures_util::try_join!(
-            fill::apply(
-                &mut self.connection,
-                target(Group::Platforms),
-                &events,
-                to,
-                &mut self.limit
-            ),
-            fill::apply(of_own, target(Group::Own), &events, to, &mut limit),
-        )?;
+        let (position, position_of_own) = (self.position, of_own.end().await?);
         anyhow::ensure!(
             position == position_of_own,
             "the platform's tables are at {position}, the hub's own at {position_of_own}"
         );
-        self.position = position;
-        self.limit = self.limit.min(limit);
-        self.events += events.len() as u64;
         Ok(())
     }
 

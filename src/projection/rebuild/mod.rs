@@ -18,12 +18,15 @@ pub(super) mod beside;
 mod carry;
 mod compare;
 mod feed;
+mod own;
 mod run;
 pub(super) mod seen;
 mod shape;
 mod start;
 mod swap;
 mod verify;
+
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -159,7 +162,7 @@ pub async fn plan(parts: Parts<'_>, names: &[String]) -> anyhow::Result<Plan> {
 pub async fn rebuild(parts: Parts<'_>, names: &[String], keep_extra: bool) -> anyhow::Result<Rebuilt> {
     let wanted = tables_of(names)?;
     let start = Box::pin(Start::exchange(parts, &wanted)).await?;
-    let beside = start.begin_beside(wanted).await?;
+    let beside = Arc::new(start.begin_beside(wanted).await?);
     crash_at("rebuild_begun");
     let made = async {
         let mut run = Box::pin(Run::new(parts, start, &beside, keep_extra)).await?;
@@ -180,7 +183,7 @@ pub async fn rebuild(parts: Parts<'_>, names: &[String], keep_extra: bool) -> an
 /// The same as [`rebuild`]; also if no replaced tables are kept, or if they cannot be brought up to date.
 pub async fn undo(parts: Parts<'_>) -> anyhow::Result<Rebuilt> {
     let start = Box::pin(Start::exchange(parts, &[])).await?;
-    let beside = start.replaced().await?;
+    let beside = Arc::new(start.replaced().await?);
     let mut run = Box::pin(Run::new(parts, start, &beside, false)).await?;
     Box::pin(run.finish()).await
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     pin::pin,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -42,13 +43,15 @@ const SWAP_PAUSE: Duration = Duration::from_millis(500);
 pub(super) struct Run<'a> {
     parts: Parts<'a>,
     start: Start,
-    beside: &'a Beside,
+    beside: &'a Arc<Beside>,
     carriers: Vec<Carrier>,
     /// The shapes of the live tables at the beginning.
     shapes: Vec<(&'static Table, String)>,
     feeder: Feeder<'a>,
     /// How many rows of each table are older than the log; empty if none were copied.
     older: Vec<u64>,
+    /// The new tables have no statistics yet.
+    is_unanalysed: bool,
 }
 
 impl<'a> Run<'a> {
@@ -59,7 +62,7 @@ impl<'a> Run<'a> {
     pub(super) async fn new(
         parts: Parts<'a>,
         start: Start,
-        beside: &'a Beside,
+        beside: &'a Arc<Beside>,
         keep_extra: bool,
     ) -> anyhow::Result<Self> {
         let (mut carriers, mut shapes) = (Vec::new(), Vec::new());
@@ -84,9 +87,10 @@ impl<'a> Run<'a> {
             beside,
             carriers,
             shapes,
-            feeder: Feeder::new(parts.log, feeding, beside, providers, beside.position),
+            feeder: Feeder::new(parts.log, feeding, Arc::clone(beside), providers),
             start,
             older: Vec::new(),
+            is_unanalysed: false,
         })
     }
 
@@ -196,6 +200,7 @@ impl<'a> Run<'a> {
         self.feed_in_groups().await?;
         crash_at("rebuild_fed");
         self.index().await?;
+        self.is_unanalysed = true;
         for table in &self.beside.wanted {
             self.copied(table).await?.dress().await?;
         }
@@ -236,16 +241,15 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Applies the log until few events are left, to the hub's own tables on a connection of their own: while the rows of the one group
-    /// are made, PostgreSQL writes those of the other.
+    /// Applies the log until few events are left, to the hub's own tables by a task and a connection of their own.
     async fn feed_in_groups(&mut self) -> anyhow::Result<()> {
         if !self.beside.has_groups() {
             return self.feed().await;
         }
         self.beside.part(&self.start.connection).await?;
-        self.feeder.of_own = Some(feeding(self.parts, &self.start, self.beside).await?);
+        self.feeder.part(feeding(self.parts, &self.start, self.beside).await?);
         self.feed().await?;
-        self.feeder.of_own = None;
+        self.feeder.join().await?;
         self.beside.join(&self.start.connection).await
     }
 
@@ -272,20 +276,7 @@ impl<'a> Run<'a> {
         let sql = "SELECT (pg_snapshot_xmin(pg_current_snapshot())::text::numeric % 4294967296)::text";
         let since = transaction.query(sql, &[]).await?;
         let since: String = since.first().context("PostgreSQL names no snapshot")?.try_get(0)?;
-        let mut tables = Vec::new();
-        for (at, carrier) in self.carriers.iter().enumerate() {
-            if !self.beside.is_wanted(carrier.table) {
-                continue;
-            }
-            let (mut carried, rows) = carrier.carry(&transaction, None, &self.feeder.seen).await?;
-            carried.older = carried.older.max(self.older.get(at).copied().unwrap_or_default());
-            tables.push(RebuiltTable {
-                name: carrier.table.name,
-                was_missing: self.start.missing.contains(&carrier.table.name),
-                rows,
-                carried,
-            });
-        }
+        let (tables, ()) = futures_util::try_join!(self.carry(&transaction), self.analyse())?;
         transaction.commit().await?;
         crash_at("rebuild_carried");
         let locked_seconds = self.exchange(&since).await?;
@@ -303,15 +294,44 @@ impl<'a> Run<'a> {
         })
     }
 
+    /// Carries rows over to the new tables.
+    async fn carry(&self, transaction: &Transaction<'_>) -> anyhow::Result<Vec<RebuiltTable>> {
+        let mut tables = Vec::new();
+        for (at, carrier) in self.carriers.iter().enumerate() {
+            if !self.beside.is_wanted(carrier.table) {
+                continue;
+            }
+            let (mut carried, rows) = carrier.carry(transaction, None, &self.feeder.seen).await?;
+            carried.older = carried.older.max(self.older.get(at).copied().unwrap_or_default());
+            tables.push(RebuiltTable {
+                name: carrier.table.name,
+                was_missing: self.start.missing.contains(&carrier.table.name),
+                rows,
+                carried,
+            });
+        }
+        Ok(tables)
+    }
+
+    /// Has PostgreSQL make the statistics of the new tables, where it has not.
+    async fn analyse(&self) -> anyhow::Result<()> {
+        if self.is_unanalysed {
+            let connection = self.another_connection().await?;
+            for table in &self.beside.wanted {
+                self.copied_by(&connection, table).await?.analyse().await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Exchanges the tables, with several attempts while others use them. Returns for how many seconds the position was locked.
     async fn exchange(&mut self, since: &str) -> anyhow::Result<f64> {
         let began = Instant::now();
         loop {
             self.feed().await?;
-            let locked = Instant::now();
             match Box::pin(self.try_to_exchange(since)).await {
-                Ok(true) => return Ok(locked.elapsed().as_secs_f64()),
-                Ok(false) => {}
+                Ok(Some(locked)) => return Ok(locked.as_secs_f64()),
+                Ok(None) => {}
                 Err(error) if is_in_use(&error) && began.elapsed() < time("rebuild_swap", SWAP_PATIENCE) => {
                     tokio::time::sleep(SWAP_PAUSE).await;
                 }
@@ -323,8 +343,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// False if the hub has written too much meanwhile.
-    async fn try_to_exchange(&mut self, since: &str) -> anyhow::Result<bool> {
+    /// For how long the position was locked; none if the hub has written too much meanwhile.
+    async fn try_to_exchange(&mut self, since: &str) -> anyhow::Result<Option<Duration>> {
         let Self {
             parts,
             start,
@@ -336,13 +356,15 @@ impl<'a> Run<'a> {
         } = self;
         let names = start.connection.names().clone();
         let transaction = start.connection.transaction().await?;
+        swap::keep_maintenance_away(&transaction, &names, beside, &beside.wanted).await?;
+        let locked = Instant::now();
         let (position, kept) = writer::lock_from_outside(&transaction).await?;
         anyhow::ensure!(
             kept.era() == start.era,
             "the event log has become another one meanwhile"
         );
         if position.saturating_sub(feeder.position) > NEAR {
-            return Ok(false);
+            return Ok(None);
         }
         feeder.up_to(position, parts.tell).await?;
         for (table, before) in shapes.iter() {
@@ -367,7 +389,7 @@ impl<'a> Run<'a> {
         }
         swap::keep_replaced(&transaction).await?;
         transaction.commit().await?;
-        Ok(true)
+        Ok(Some(locked.elapsed()))
     }
 }
 

@@ -184,15 +184,21 @@ impl Copied<'_> {
         self.index(true).await
     }
 
-    /// Creates the other indexes, which only readers need, and the statistics; called when the rows are there.
+    /// Creates the other indexes, which only readers need; called when the rows are there.
     ///
     /// # Errors
     /// If PostgreSQL refuses.
     pub(super) async fn index_for_readers(&self) -> anyhow::Result<()> {
-        self.index(false).await?;
+        self.index(false).await
+    }
+
+    /// Makes the statistics.
+    ///
+    /// # Errors
+    /// If PostgreSQL refuses.
+    pub(super) async fn analyse(&self) -> anyhow::Result<()> {
         let made = self.table.within(self.schema);
-        self.connection.batch_execute(&format!("ANALYZE {made}")).await?;
-        Ok(())
+        Ok(self.connection.batch_execute(&format!("ANALYZE {made}")).await?)
     }
 
     /// Creates the indexes that belong to no constraint, with the same names: an index is in its table's schema, so names do not collide.

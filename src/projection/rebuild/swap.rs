@@ -22,6 +22,9 @@ const LEAVING: &str = "hub_leaving";
 /// How long the transaction waits for a table that is in use. Meanwhile the tables' position is locked, and other sessions wait for that table.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '200ms'; SET LOCAL search_path = ''";
 
+/// How long the exchange waits for what maintains a table. Nobody else waits meanwhile.
+const MAINTENANCE_TIMEOUT: &str = "SET LOCAL lock_timeout = '5s'";
+
 /// For each foreign key to a live table (`$1`: its oid), or from it: the statement that drops it, the one that creates it again for the
 /// table that has the name then, and the one that validates it.
 const FOREIGN_KEYS: &str = "
@@ -51,6 +54,28 @@ struct Tie {
     tie: String,
     /// The statement that validates a foreign key.
     check: Option<String>,
+}
+
+/// Keeps maintenance away from the live tables and the new ones until the transaction ends: `VACUUM`, `ANALYZE`, and indexes that are created
+/// `CONCURRENTLY`. PostgreSQL ends an autovacuum that stands in the way of a lock, but only after `deadlock_timeout` (1 s), which is longer
+/// than [`exchange`] may wait: its locks hold up everyone. These hold up no reader and no writer.
+///
+/// # Errors
+/// If somebody else maintains one of the tables for longer, or PostgreSQL does not answer.
+pub(super) async fn keep_maintenance_away(
+    transaction: &Transaction<'_>,
+    names: &Names,
+    beside: &Beside,
+    tables: &[&'static Table],
+) -> anyhow::Result<()> {
+    let live = tables.iter().map(|table| table.live(names));
+    let made = beside.tables.iter().map(|table| table.within(beside.schema()));
+    let all: Vec<_> = live.chain(made).collect();
+    let lock = format!(
+        "{MAINTENANCE_TIMEOUT}; LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE; SET LOCAL lock_timeout TO DEFAULT",
+        all.join(", ")
+    );
+    Ok(transaction.batch_execute(&lock).await?)
 }
 
 /// Exchanges live tables with those of the same names in `beside`. The tables' position must be locked, and both must be at the same

@@ -1,5 +1,7 @@
 //! Compares the live tables with what follows from the log.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::{
@@ -60,7 +62,7 @@ pub async fn verify(parts: Parts<'_>, asked: &Asked) -> anyhow::Result<Verified>
 }
 
 async fn look(parts: Parts<'_>, start: Start, wanted: Vec<&'static Table>, asked: &Asked) -> anyhow::Result<Verified> {
-    let beside = start.begin_beside(wanted).await?;
+    let beside = Arc::new(start.begin_beside(wanted).await?);
     crash_at("verify_begun");
     let beginning = start.beginning;
     let mut run = Box::pin(Run::new(parts, start, &beside, false)).await?;
