@@ -4,10 +4,7 @@
 use anyhow::Context as _;
 use tokio::task::JoinSet;
 
-use super::{
-    batch::{MAX_BYTES, MAX_EVENTS},
-    decoded::LogMessage,
-};
+use super::{batch::MaxBatch, decoded::LogMessage};
 use crate::journal::{
     identity::Mark,
     read::{BATCH, Entry, LogReader},
@@ -26,15 +23,17 @@ pub(super) struct LogPart {
 /// Reads ahead.
 pub(super) struct ReadAhead {
     goal: u64,
+    max: MaxBatch,
     /// At most one, which reads the next part.
     task: JoinSet<anyhow::Result<(LogReader, LogPart)>>,
 }
 
 impl ReadAhead {
-    /// Begins to read, up to a place on the log or its end.
-    pub(super) fn up_to(goal: u64, reader: LogReader) -> Self {
+    /// Begins to read, up to a place on the log or its end, parts of at most this size.
+    pub(super) fn up_to(goal: u64, max: MaxBatch, reader: LogReader) -> Self {
         let mut ahead = Self {
             goal,
+            max,
             task: JoinSet::new(),
         };
         ahead.begin(reader);
@@ -42,9 +41,9 @@ impl ReadAhead {
     }
 
     fn begin(&mut self, mut reader: LogReader) {
-        let goal = self.goal;
+        let (goal, max) = (self.goal, self.max);
         self.task.spawn(async move {
-            let part = read(&mut reader, goal).await?;
+            let part = read(&mut reader, goal, max).await?;
             Ok((reader, part))
         });
     }
@@ -65,9 +64,9 @@ impl ReadAhead {
     }
 }
 
-async fn read(reader: &mut LogReader, goal: u64) -> anyhow::Result<LogPart> {
+async fn read(reader: &mut LogReader, goal: u64, max: MaxBatch) -> anyhow::Result<LogPart> {
     let (mut messages, mut bytes, mut last) = (Vec::new(), 0, 0);
-    while last < goal && messages.len() + BATCH <= MAX_EVENTS && bytes < MAX_BYTES {
+    while last < goal && messages.len() + BATCH <= max.events && bytes < max.bytes {
         let entries = reader.next_batch().await?;
         // An empty batch is the end of the log.
         last = entries.last().map_or(goal, Entry::sequence);

@@ -30,6 +30,28 @@ pub const MAX_EVENTS: usize = 3000;
 /// Most payload bytes of one transaction; a full batch of ordinary orders has half of it.
 pub const MAX_BYTES: usize = 6 * 1024 * 1024;
 
+/// How large a transaction may be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct MaxBatch {
+    /// Events.
+    pub(super) events: usize,
+    /// Bytes of payload.
+    pub(super) bytes: usize,
+}
+
+impl MaxBatch {
+    /// Of tables that others read and write meanwhile.
+    pub(super) const LIVE: Self = Self {
+        events: MAX_EVENTS,
+        bytes: MAX_BYTES,
+    };
+    /// Of tables that are made beside them, which nobody waits for.
+    pub(super) const BESIDE: Self = Self {
+        events: 2 * MAX_EVENTS,
+        bytes: 2 * MAX_BYTES,
+    };
+}
+
 /// The replacement of a payload that PostgreSQL cannot store; the log has the real one.
 const UNSTORABLE: &[u8] = br#"{"unstorable":"PostgreSQL cannot keep this payload as jsonb; see the event log"}"#;
 

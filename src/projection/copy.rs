@@ -38,11 +38,16 @@ pub(super) struct CopiedRows {
     text: String,
 }
 
+/// Whether a byte stands for something else in the text format. All of these are characters of one byte.
+const fn is_special(byte: u8) -> bool {
+    matches!(byte, b'\\' | b'\n' | b'\r' | b'\t')
+}
+
 impl CopiedRows {
     /// The next value of the row.
     pub(super) fn text(&mut self, value: &str) -> &mut Self {
         let mut rest = value;
-        while let Some(at) = rest.find(['\\', '\n', '\r', '\t']) {
+        while let Some(at) = rest.bytes().position(is_special) {
             let (plain, special) = rest.split_at(at);
             self.text.push_str(plain);
             self.text.push_str(match special.as_bytes()[0] {

@@ -18,7 +18,7 @@ use futures_util::future::BoxFuture;
 use super::{
     Projection,
     ahead::ReadAhead,
-    batch::{self, BatchTarget, MAX_EVENTS, To, Written},
+    batch::{self, BatchTarget, MAX_EVENTS, MaxBatch, To, Written},
     decoded::{Event, LogMessage},
     faults, own,
     providers::Providers,
@@ -178,7 +178,7 @@ impl Filler {
                 end.sequence >= tables,
                 "the log does not reach what the tables have applied"
             );
-            let mut ahead = ReadAhead::up_to(tables, LogReader::from(log, from + 1).up_to(end));
+            let mut ahead = ReadAhead::up_to(tables, MaxBatch::LIVE, LogReader::from(log, from + 1).up_to(end));
             let mut position = from;
             while position < tables
                 && let Some(part) = ahead.next().await?
@@ -190,7 +190,7 @@ impl Filler {
                     position: part.read_to,
                     log: None,
                 };
-                position = apply(&mut connection, target, &events, to, limit).await?;
+                position = apply(&mut connection, target, &events, to, (limit, MAX_EVENTS)).await?;
                 if said.elapsed() >= SAY_EVERY {
                     tracing::info!(
                         projection = projection.name(),
@@ -224,13 +224,14 @@ impl Filler {
     }
 }
 
-/// Applies events in transactions of at most `limit` events; where PostgreSQL is too slow for one, the next ones are smaller.
+/// Applies events in transactions of at most `limit` events; where PostgreSQL is too slow for one, the next ones are smaller. `most`: how far
+/// the limit is raised again.
 pub(super) async fn apply(
     connection: &mut Connection,
     target: BatchTarget<'_>,
     events: &[Event],
     to: To<'_>,
-    limit: &mut usize,
+    (limit, most): (&mut usize, usize),
 ) -> anyhow::Result<u64> {
     let mut rest = events;
     loop {
@@ -242,7 +243,7 @@ pub(super) async fn apply(
         match batch::apply_to(connection, target, now, To { position, log: None }).await {
             Ok(position) => {
                 if now.len() == *limit {
-                    *limit = (*limit * 2).min(MAX_EVENTS);
+                    *limit = (*limit * 2).min(most);
                 }
                 rest = later;
                 if rest.is_empty() {

@@ -20,7 +20,7 @@ use crate::{
     },
     projection::{
         ahead::ReadAhead,
-        batch::{self, MAX_EVENTS, Skipped, To},
+        batch::{self, MAX_EVENTS, MaxBatch, Skipped, To},
         decoded::{Event, LogMessage},
         era::{self, CursorLog},
         faults,
@@ -96,7 +96,7 @@ impl TablesWriter<'_> {
     ) -> anyhow::Result<()> {
         let log = self.journal.connection();
         let reader = LogReader::from(log, self.position + 1).up_to(end(log).await?);
-        let mut ahead = ReadAhead::up_to(u64::MAX, reader.by(log, LongReader::Tables));
+        let mut ahead = ReadAhead::up_to(u64::MAX, MaxBatch::LIVE, reader.by(log, LongReader::Tables));
         while !stop.is_cancelled() {
             let Some(part) = ahead.next().await? else { break };
             self.apply_messages(connection, part.messages, part.mark).await?;

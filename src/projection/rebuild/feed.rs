@@ -19,7 +19,7 @@ use crate::{
     },
     projection::{
         ahead::{LogPart, ReadAhead},
-        batch::{BatchTarget, MAX_EVENTS, To, Written},
+        batch::{BatchTarget, MaxBatch, To, Written},
         decoded::LogMessage,
         fill,
         providers::Providers,
@@ -60,7 +60,7 @@ impl<'a> Feeder<'a> {
             beside,
             providers: Arc::new(providers),
             position,
-            limit: MAX_EVENTS,
+            limit: MaxBatch::BESIDE.events,
             provider: None,
             events: 0,
             seen: BTreeSet::new(),
@@ -83,7 +83,7 @@ impl<'a> Feeder<'a> {
         );
         let began = self.position;
         let reader = LogReader::from(self.log, began + 1).up_to(end);
-        let mut ahead = ReadAhead::up_to(goal, reader.by(self.log, LongReader::Rebuild));
+        let mut ahead = ReadAhead::up_to(goal, MaxBatch::BESIDE, reader.by(self.log, LongReader::Rebuild));
         while let Some(part) = ahead.next().await? {
             self.apply(part).await?;
             crash_at("rebuild_batch");
@@ -131,7 +131,14 @@ impl<'a> Feeder<'a> {
             position: part.read_to,
             log: None,
         };
-        self.position = fill::apply(&mut self.connection, target, &events, to, &mut self.limit).await?;
+        self.position = fill::apply(
+            &mut self.connection,
+            target,
+            &events,
+            to,
+            (&mut self.limit, MaxBatch::BESIDE.events),
+        )
+        .await?;
         self.events += events.len() as u64;
         Ok(())
     }

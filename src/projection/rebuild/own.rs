@@ -9,7 +9,7 @@ use super::beside::{Beside, Group};
 use crate::{
     database::Connection,
     projection::{
-        batch::{BatchTarget, MAX_EVENTS, To, Written},
+        batch::{BatchTarget, MaxBatch, To, Written},
         decoded::Event,
         fill,
         providers::Providers,
@@ -35,7 +35,7 @@ impl OwnTables {
         let (parts, mut waiting) = mpsc::channel::<Part>(MAX_WAITING);
         let mut task = JoinSet::new();
         task.spawn(async move {
-            let (mut position, mut limit) = (beside.position, MAX_EVENTS);
+            let (mut position, mut limit) = (beside.position, MaxBatch::BESIDE.events);
             while let Some((events, read_to)) = waiting.recv().await {
                 let target = BatchTarget {
                     providers: &providers,
@@ -45,7 +45,14 @@ impl OwnTables {
                     position: read_to,
                     log: None,
                 };
-                position = fill::apply(&mut connection, target, &events, to, &mut limit).await?;
+                position = fill::apply(
+                    &mut connection,
+                    target,
+                    &events,
+                    to,
+                    (&mut limit, MaxBatch::BESIDE.events),
+                )
+                .await?;
             }
             Ok(position)
         });

@@ -276,7 +276,13 @@ impl<'a> Run<'a> {
         let sql = "SELECT (pg_snapshot_xmin(pg_current_snapshot())::text::numeric % 4294967296)::text";
         let since = transaction.query(sql, &[]).await?;
         let since: String = since.first().context("PostgreSQL names no snapshot")?.try_get(0)?;
-        let (tables, ()) = futures_util::try_join!(self.carry(&transaction), self.analyse())?;
+        let mut clearing = self.another_connection().await?;
+        let (tables, (), _) = futures_util::try_join!(
+            self.carry(&transaction),
+            self.analyse(),
+            // Without it the exchange waits longer, or tries again.
+            async { Ok(swap::end_maintenance(&mut clearing, self.beside).await.ok()) }
+        )?;
         transaction.commit().await?;
         crash_at("rebuild_carried");
         let locked_seconds = self.exchange(&since).await?;
@@ -356,7 +362,7 @@ impl<'a> Run<'a> {
         } = self;
         let names = start.connection.names().clone();
         let transaction = start.connection.transaction().await?;
-        swap::keep_maintenance_away(&transaction, &names, beside, &beside.wanted).await?;
+        swap::keep_maintenance_away(&transaction, &names, beside).await?;
         let locked = Instant::now();
         let (position, kept) = writer::lock_from_outside(&transaction).await?;
         anyhow::ensure!(

@@ -66,14 +66,32 @@ pub(super) async fn keep_maintenance_away(
     transaction: &Transaction<'_>,
     names: &Names,
     beside: &Beside,
-    tables: &[&'static Table],
 ) -> anyhow::Result<()> {
-    let live = tables.iter().map(|table| table.live(names));
     let made = beside.tables.iter().map(|table| table.within(beside.schema()));
-    let all: Vec<_> = live.chain(made).collect();
+    let all: Vec<_> = live(names, beside).chain(made).collect();
+    lock_out_maintenance(transaction, &all).await
+}
+
+/// Ends the maintenance of live tables that is under way, so that [`keep_maintenance_away`] need not wait for that later.
+///
+/// # Errors
+/// The same as of [`keep_maintenance_away`].
+pub(super) async fn end_maintenance(connection: &mut Connection, beside: &Beside) -> anyhow::Result<()> {
+    let names = connection.names().clone();
+    let transaction = connection.transaction().await?;
+    lock_out_maintenance(&transaction, &live(&names, beside).collect::<Vec<_>>()).await?;
+    Ok(transaction.commit().await?)
+}
+
+/// The live tables that are to be exchanged.
+fn live<'n>(names: &'n Names, beside: &'n Beside) -> impl Iterator<Item = String> + 'n {
+    beside.wanted.iter().map(|table| table.live(names))
+}
+
+async fn lock_out_maintenance(transaction: &Transaction<'_>, tables: &[String]) -> anyhow::Result<()> {
     let lock = format!(
         "{MAINTENANCE_TIMEOUT}; LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE; SET LOCAL lock_timeout TO DEFAULT",
-        all.join(", ")
+        tables.join(", ")
     );
     Ok(transaction.batch_execute(&lock).await?)
 }
