@@ -275,6 +275,42 @@ async fn a_branch_is_added_after_the_loss(id: &str, times: Option<&str>) {
     assert_eq!(world.backend.accepted().len(), 1);
 }
 
+/// One instance transforms, another one forwards. The order's first announcement cannot be read, and a second one stands directly behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_another_instance_reported_as_lost_is_not_created() {
+    const ORDERS: usize = 4;
+    let (played, order, _) = just_eat(JUST_EAT, "JE-first").await;
+    let world = &played.outside.world;
+    let transforms = Hub::start(&played.settings).await;
+    assert_eq!(played.post(&transforms, &order).await, 202);
+    world.log.wait_for(EventType::OrderForwarded, 1).await;
+    // It reads the log for known orders only when it must.
+    let seldom = played
+        .settings
+        .clone()
+        .set("HUB_TEST_TIMES", "order_memory_follow=30s,order_memory_gather=30s");
+    let forwards = Hub::start(&seldom).await;
+    forwards.says("known orders were read").await;
+    let provision = world.nats.provision().await;
+    let leases = provision.get_stream("LEASES").await.unwrap();
+    leases.purge().filter("hub.lease.forward").await.unwrap();
+    forwards.says("stage taken over").await;
+    transforms.says("the lease is lost").await;
+    for at in 0..ORDERS {
+        let order = numbered(&order, "/id", &format!("JE-split-{at}"));
+        let mut unreadable = order.clone();
+        unreadable["items"] = json!([]);
+        assert_eq!(played.post(&transforms, &unreadable).await, 202);
+        assert_eq!(played.post(&transforms, &order).await, 202);
+    }
+    let dead = world.log.payloads(EventType::OrderDeadLettered, ORDERS).await;
+    assert!(
+        dead.iter().all(|why| why["error"]["code"] == "REPORTED_LOST"),
+        "{dead:?}"
+    );
+    assert_eq!(world.backend.accepted().len(), 1);
+}
+
 /// The backend refuses the order. The instance is frozen before it records that, and the next one forwards the order. When the first one goes
 /// on, it does not have Just Eat told that the order is lost.
 #[tokio::test(flavor = "multi_thread")]

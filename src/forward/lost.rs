@@ -62,6 +62,9 @@ impl Forward {
         if !self.is_awaited(event) {
             return Ok(None);
         }
+        // The stage `transform` may be another instance's, and may have given an earlier announcement up a moment ago.
+        let known = self.identity.orders.know_all_before(event).await;
+        known.map_err(|error| cannot_see(&error))?;
         // An instance that died may have told it and not recorded the end.
         let itself = self.arrivals.may_be_anothers(event);
         let earlier = self.identity.reported_lost(event, (itself, is_unsent)).await;

@@ -238,6 +238,7 @@ impl Orders {
         };
         let mut reader = LogReader::of_subjects(&self.connection, SUBJECTS, start);
         let follow_every = crate::fault_injection::time("order_memory_follow", FOLLOW_EVERY);
+        let gather = crate::fault_injection::time("order_memory_gather", GATHER);
         let (mut looked, began) = (Instant::now(), Instant::now());
         if !*self.is_warm.borrow() {
             metrics::gauge!("order_memory_warm").set(0.0);
@@ -271,7 +272,7 @@ impl Orders {
             let pause = match self.waiting.is_any() {
                 true => WATCH_EVERY,
                 false if entries.is_empty() => follow_every,
-                false => GATHER,
+                false => gather,
             };
             let _ = tokio::time::timeout(pause, self.wanted.notified()).await;
         }

@@ -21,20 +21,27 @@ const CLOCKS: TimeDelta = TimeDelta::minutes(5);
 /// The requests to tell a provider that an order is lost. Pure.
 #[derive(Debug)]
 pub(super) struct Losses {
-    /// By the place of the event that was given up: when.
-    by_cause: BTreeMap<u64, DateTime<Utc>>,
-    /// Those of versions that did not record it, by provider and order.
-    without_cause: BTreeMap<(String, String), DateTime<Utc>>,
+    /// By the place of the event that was given up.
+    by_cause: BTreeMap<u64, Loss>,
     /// Of what is older, some may be missing.
     complete_since: DateTime<Utc>,
+    /// The time of the newest one that was dropped for want of room.
+    dropped_up_to: DateTime<Utc>,
+}
+
+/// One of them.
+#[derive(Debug)]
+struct Loss {
+    order: String,
+    time: DateTime<Utc>,
 }
 
 impl Default for Losses {
     fn default() -> Self {
         Self {
             by_cause: BTreeMap::new(),
-            without_cause: BTreeMap::new(),
             complete_since: DateTime::<Utc>::MAX_UTC,
+            dropped_up_to: DateTime::<Utc>::MIN_UTC,
         }
     }
 }
@@ -45,31 +52,33 @@ impl Losses {
         if envelope.event_type != EventType::OrderStatusRequested || !push::is_loss(payload) {
             return;
         }
-        match envelope.cause_sequence {
-            Some(cause) => drop(self.by_cause.insert(cause, envelope.time)),
-            None => drop(self.without_cause.insert(order_of(envelope), envelope.time)),
-        }
-        while self.by_cause.len() + self.without_cause.len() > MAX_LOSSES {
-            let gone = self.by_cause.pop_first().map(|(_, time)| time);
-            let gone = gone.or_else(|| self.without_cause.pop_first().map(|(_, time)| time));
-            self.complete_since = self.complete_since.max(gone.unwrap_or_default());
+        // Every version that requests it records the cause.
+        let Some(cause) = envelope.cause_sequence else { return };
+        let (order, time) = (envelope.external_order_id.clone(), envelope.time);
+        self.by_cause.insert(cause, Loss { order, time });
+        if self.by_cause.len() > MAX_LOSSES
+            && let Some((_, gone)) = self.by_cause.pop_first()
+        {
+            self.dropped_up_to = self.dropped_up_to.max(gone.time);
+            self.complete_since = self.complete_since.max(gone.time);
         }
     }
 
-    /// All from a time on was read.
+    /// All from a time on was read. What was dropped meanwhile is not known.
     pub(super) fn is_complete_since(&mut self, since: DateTime<Utc>) {
-        self.complete_since = since;
+        self.complete_since = since.max(self.dropped_up_to);
     }
 
     /// Forgets what is older.
     pub(super) fn forget(&mut self, before: DateTime<Utc>) {
-        while self.by_cause.first_entry().is_some_and(|first| *first.get() < before) {
+        while self
+            .by_cause
+            .first_entry()
+            .is_some_and(|first| first.get().time < before)
+        {
             self.by_cause.pop_first();
         }
-        self.without_cause.retain(|_, time| *time >= before);
-        if self.complete_since < before {
-            self.complete_since = before;
-        }
+        self.complete_since = self.complete_since.max(before);
     }
 
     pub(super) fn clear(&mut self) {
@@ -78,16 +87,13 @@ impl Losses {
 
     /// Whether an event that was given up, which stands at the sequence `cause`, was reported; none if that is not known.
     fn has(&self, given_up: &Envelope, cause: u64) -> Option<bool> {
-        if self.by_cause.contains_key(&cause) || self.without_cause.contains_key(&order_of(given_up)) {
+        let loss = self.by_cause.get(&cause);
+        if loss.is_some_and(|loss| loss.order == given_up.external_order_id) {
             return Some(true);
         }
         let is_known = self.complete_since < given_up.received_at - CLOCKS;
         is_known.then_some(false)
     }
-}
-
-fn order_of(envelope: &Envelope) -> (String, String) {
-    (envelope.provider.to_string(), envelope.external_order_id.clone())
 }
 
 impl Orders {
@@ -135,7 +141,7 @@ impl Orders {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{EventId, NewEvent};
+    use crate::event::NewEvent;
 
     fn now() -> DateTime<Utc> {
         DateTime::from_timestamp_millis(1_759_320_000_000).unwrap()
@@ -178,34 +184,36 @@ mod tests {
         assert_eq!(has(&losses, &one), None);
     }
 
-    /// As an earlier version recorded it.
-    #[test]
-    fn a_loss_without_a_cause_is_known_by_its_order() {
-        let mut losses = Losses::default();
-        losses.is_complete_since(now() - TimeDelta::hours(1));
-        let mut loss = loss_of(&given_up(5));
-        loss.envelope.cause_sequence = None;
-        note(&mut losses, &loss);
-        assert_eq!(losses.has(&given_up(5).envelope, 5), Some(true));
-        assert_eq!(losses.has(&given_up(6).envelope, 6), Some(false));
-    }
-
     /// What is forgotten, by time or by number, is no longer known not to be there.
     #[test]
     fn what_was_forgotten_is_read_again() {
-        let mut losses = Losses::default();
-        losses.is_complete_since(now() - TimeDelta::hours(1));
         let mut loss = loss_of(&given_up(5));
-        for cause in 1..=MAX_LOSSES as u64 + 1 {
-            loss.envelope.cause_sequence = Some(cause);
-            loss.envelope.id = EventId::of_unreadable(cause);
-            note(&mut losses, &loss);
+        loss.envelope.time = now();
+        let given_up_at = |cause: u64| {
+            let mut envelope = given_up(5).envelope;
+            (envelope.received_at, envelope.cause_sequence) = (now(), Some(cause));
+            envelope
+        };
+        for is_read_before in [true, false] {
+            let mut losses = Losses::default();
+            let read = |losses: &mut Losses| losses.is_complete_since(now() - TimeDelta::hours(1));
+            if is_read_before {
+                read(&mut losses);
+            }
+            for cause in 1..=MAX_LOSSES as u64 + 1 {
+                loss.envelope.cause_sequence = Some(cause);
+                note(&mut losses, &loss);
+            }
+            if !is_read_before {
+                read(&mut losses);
+            }
+            assert_eq!(losses.has(&given_up_at(1), 1), None, "it was dropped");
+            assert_eq!(losses.has(&given_up_at(2), 2), Some(true));
+            assert_eq!(losses.has(&given_up(2).envelope, 2), None, "another order");
         }
-        assert_eq!(losses.has(&given_up(1).envelope, 1), None, "it was dropped");
-        assert_eq!(losses.has(&given_up(2).envelope, 2), Some(true));
         let mut losses = Losses::default();
         losses.is_complete_since(now() - TimeDelta::hours(1));
-        loss.envelope.time = now();
+        loss.envelope.cause_sequence = Some(5);
         note(&mut losses, &loss);
         losses.forget(now() + TimeDelta::hours(1));
         assert_eq!(losses.has(&given_up(5).envelope, 5), None);

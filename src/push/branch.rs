@@ -31,8 +31,11 @@ const MAX_READ: usize = 20_000;
 /// again; what is older than this is not what the backend speaks of.
 const SAME_TIME: TimeDelta = TimeDelta::hours(48);
 /// How long a status waits for the backend to confirm an order of the number, if it names its own id of the order and no confirmed one has
-/// that. An order that waits for longer is one of an outage.
-const UNCONFIRMED: Duration = Duration::from_secs(10 * 60);
+/// that: a backend may ask before it has answered. Statuses of the other branch's order wait behind it, and some providers wait for these
+/// for 150 s at most.
+const UNCONFIRMED: Duration = Duration::from_secs(30);
+/// Pause until it is looked again.
+const UNCONFIRMED_PAUSE: Duration = Duration::from_secs(1);
 /// Orders that one request brings.
 const BATCH: usize = 500;
 
@@ -156,8 +159,9 @@ impl Push {
         match owner {
             Owner::Nobody => {}
             // The row of the requested order may not be written yet.
-            Owner::Several if order_id.is_some() && (is_behind || (on_log.is_open && is_new(event))) => {
-                return Err(later(TABLES_BEHIND));
+            Owner::Several if order_id.is_some() && is_behind => return Err(later(TABLES_BEHIND)),
+            Owner::Several if order_id.is_some() && on_log.is_open && is_new(event) => {
+                return Err(later(UNCONFIRMED_PAUSE));
             }
             owner => return Ok(owner),
         }
@@ -219,6 +223,7 @@ impl Push {
             read += entries.len();
             for entry in entries {
                 if let Entry::Event(one) = entry
+                    && one.sequence < event.sequence
                     && one.envelope.external_order_id == envelope.external_order_id
                 {
                     let standing = self.orders.standing(&one);

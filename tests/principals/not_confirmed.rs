@@ -199,7 +199,7 @@ async fn a_status_waits_for_the_order_that_the_backend_names() {
     world.at_end(Ends::forwarded(2)).await;
 }
 
-/// An order that is never confirmed is not waited for.
+/// An order that is never confirmed is not waited for, and the other branch's statuses are told.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_status_does_not_wait_for_an_outage() {
     let tenants =
@@ -211,10 +211,12 @@ async fn a_status_does_not_wait_for_an_outage() {
     tenants.order_of(A, "CR-33").await;
     world.backend.wait_for(2).await;
     tenants.ask("CR-33", json!({ "orderId": "order-2" })).await;
+    tenants.ask("CR-33", json!({ "branchId": "branch-b" })).await;
     tenants.is_ambiguous(1).await;
+    world.log.wait_for(EventType::OrderStatusPushed, 1).await;
+    assert_eq!(tenants.told("CR-33"), ["store-2"]);
     world.backend.always_for("CR-33", None);
     world.at_end(Ends::forwarded(2).dead_lettered(1)).await;
-    assert_eq!(tenants.told("CR-33"), [""; 0]);
 }
 
 /// Only the tables know which order the backend names, and they cannot be read for a while.

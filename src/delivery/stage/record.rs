@@ -17,6 +17,15 @@ use crate::{
     },
 };
 
+/// Where an event is on the log.
+struct OnLog {
+    /// Its id there, which may be that of [`own_id`].
+    id: EventId,
+    appended: Appended,
+    /// It is of the type that was to be appended.
+    is_same: bool,
+}
+
 impl<S: Stage> Worker<S> {
     /// Records how an event ended.
     pub(super) async fn record_end(
@@ -45,7 +54,11 @@ impl<S: Stage> Worker<S> {
             loop {
                 match self.append_once(&context.lease, about, &event, &end).await {
                     Ok(None) => break,
-                    Ok(Some((as_id, appended))) => {
+                    Ok(Some(OnLog {
+                        id: as_id,
+                        appended,
+                        is_same,
+                    })) => {
                         event.envelope.id = as_id;
                         if event.envelope.id == id
                             && let Some(own) = own_id(&event, appended)
@@ -55,8 +68,7 @@ impl<S: Stage> Worker<S> {
                         }
                         let id = as_id.to_string();
                         tenure.progress(|progress| progress.know(appended.sequence, &id));
-                        let is_own = !appended.duplicate || self.is_same_on_log(&event, appended.sequence).await;
-                        if is_own {
+                        if is_same {
                             self.stage.recorded(&event, appended);
                         }
                         if !appended.duplicate {
@@ -85,14 +97,6 @@ impl<S: Stage> Worker<S> {
         true
     }
 
-    /// Whether an event that was on the log before is of this type: an event ends under one id, however it ends, and another instance may
-    /// have ended it otherwise. What is on the log is read from there. False if the log does not say.
-    async fn is_same_on_log(&self, event: &NewEvent, sequence: u64) -> bool {
-        let there = read::event_at(self.journal.connection(), sequence).await;
-        let there = there.ok().flatten().map(|there| there.envelope.event_type);
-        there == Some(event.envelope.event_type)
-    }
-
     /// Appends an event that follows from the one at the sequence `about`. Without the lease it is looked for on the log before: another
     /// instance may have appended it, and if this one was frozen for longer than the server knows ids, the server would take it again.
     /// With the id that it has on the log, which may be the one of [`own_id`].
@@ -104,18 +108,29 @@ impl<S: Stage> Worker<S> {
         about: u64,
         event: &NewEvent,
         end: &Envelope,
-    ) -> anyhow::Result<Option<(EventId, Appended)>> {
+    ) -> anyhow::Result<Option<OnLog>> {
         if !lease.holds() {
             if let Some((id, sequence)) = self.appended_by_another(about, &event.envelope).await? {
                 let duplicate = true;
-                return Ok(Some((id, Appended { sequence, duplicate })));
+                return self.on_log(event, id, Appended { sequence, duplicate }).await.map(Some);
             }
             let is_request = event.envelope.event_type == EventType::OrderStatusRequested;
             if is_request && event.envelope.id != end.id && self.appended_by_another(about, end).await?.is_some() {
                 return Ok(None);
             }
         }
-        Ok(Some((event.envelope.id, self.journal.append(event.clone()).await?)))
+        let appended = self.journal.append(event.clone()).await?;
+        self.on_log(event, event.envelope.id, appended).await.map(Some)
+    }
+
+    /// An event is known by its id, however it ends what it follows from. So another instance may have appended one of another type.
+    async fn on_log(&self, event: &NewEvent, id: EventId, appended: Appended) -> anyhow::Result<OnLog> {
+        let mut is_same = true;
+        if appended.duplicate {
+            let there = read::event_at(self.journal.connection(), appended.sequence).await?;
+            is_same = there.is_some_and(|there| there.envelope.event_type == event.envelope.event_type);
+        }
+        Ok(OnLog { id, appended, is_same })
     }
 
     /// The id and the place of this event where it is on the log behind the sequence `about`; none if it is not.

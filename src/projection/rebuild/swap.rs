@@ -24,6 +24,9 @@ const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '200ms'; SET LOCAL search_p
 
 /// How long the exchange waits for what maintains a table. Nobody else waits meanwhile.
 const MAINTENANCE_TIMEOUT: &str = "SET LOCAL lock_timeout = '5s'";
+/// How long it waits then for the tables' position. Whoever changes a table waits for it, and the hub for that: it must give up before
+/// PostgreSQL looks for a deadlock, after `deadlock_timeout`, and ends one of the others.
+const POSITION_TIMEOUT: &str = "SET LOCAL lock_timeout = '800ms'";
 
 /// For each foreign key to a live table (`$1`: its oid), or from it: the statement that drops it, the one that creates it again for the
 /// table that has the name then, and the one that validates it.
@@ -90,7 +93,7 @@ fn live<'n>(names: &'n Names, beside: &'n Beside) -> impl Iterator<Item = String
 
 async fn lock_out_maintenance(transaction: &Transaction<'_>, tables: &[String]) -> anyhow::Result<()> {
     let lock = format!(
-        "{MAINTENANCE_TIMEOUT}; LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE; SET LOCAL lock_timeout TO DEFAULT",
+        "{MAINTENANCE_TIMEOUT}; LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE; {POSITION_TIMEOUT}",
         tables.join(", ")
     );
     Ok(transaction.batch_execute(&lock).await?)
