@@ -111,7 +111,6 @@ impl Cluster {
             port: Some(port.number()),
             remove_dir_on_exit: true,
             durable,
-            ..PostgresOptions::default()
         };
         let server = Postgres::start(&PROGRAMS, &folder(), options).await.unwrap();
         server.create_database(TEMPLATE, None).await.unwrap();
