@@ -232,6 +232,13 @@ impl Orders {
         }
     }
 
+    /// Where the last `order.forwarded` of a new order with an event's number stands; none if none is known.
+    pub(crate) fn last_created(&self, event: &Recorded) -> Option<u64> {
+        let known = self.known(event).found;
+        let created = known.iter().filter(|found| found.state == EntryState::Created);
+        created.map(|found| found.sequence).max()
+    }
+
     /// The `order.transformed` of every announcement of an order within the window, the latest first.
     ///
     /// # Errors

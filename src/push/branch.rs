@@ -150,7 +150,9 @@ impl Push {
             Ok(known) => Some(known),
         };
         let in_tables = known.iter().flat_map(|known| &known.branches);
-        let is_behind = known.as_ref().is_none_or(|known| known.position < event.sequence);
+        // An order of the number may have been confirmed after the request.
+        let needed = event.sequence.max(self.orders.last_created(event).unwrap_or_default());
+        let is_behind = known.as_ref().is_none_or(|known| known.position < needed);
         let absent = on_log.absent.iter().filter(|_| wanted.status.is_called_off());
         let owner = match Owner::of(in_tables.chain(&on_log.branches).chain(absent)) {
             Owner::Nobody => Owner::of(on_log.absent.iter()),
