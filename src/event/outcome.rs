@@ -84,7 +84,7 @@ impl ErrorReport {
         Self::new(ErrorType::Validation, "ORDER_ID_NO_PATH_SEGMENT", message)
     }
 
-    /// Of an order whose announcement at this time was given up, so that its provider was told that it is lost.
+    /// The error of an order that its provider was told is lost: its announcement at this time was given up.
     pub fn reported_lost(announced_at: DateTime<Utc>) -> Self {
         let message = format!(
             "the provider was told that this order is lost, after its announcement at {} was given up: it is made without the backend; if it \

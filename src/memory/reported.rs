@@ -25,7 +25,7 @@ pub(super) struct Losses {
     by_cause: BTreeMap<u64, Loss>,
     /// Of what is older, some may be missing.
     complete_since: DateTime<Utc>,
-    /// The time of the newest one that was dropped for want of room.
+    /// The time of the newest loss that was dropped because there were too many.
     dropped_up_to: DateTime<Utc>,
 }
 

@@ -40,12 +40,12 @@ pub(super) struct MaxBatch {
 }
 
 impl MaxBatch {
-    /// Of tables that others read and write meanwhile.
+    /// For the live tables, which others read and write meanwhile.
     pub(super) const LIVE: Self = Self {
         events: MAX_EVENTS,
         bytes: MAX_BYTES,
     };
-    /// Of tables that are made beside them, which nobody waits for.
+    /// For tables that are built beside the live ones. Nobody waits for them.
     pub(super) const BESIDE: Self = Self {
         events: 2 * MAX_EVENTS,
         bytes: 2 * MAX_BYTES,
