@@ -1,8 +1,12 @@
 //! Applies events: all projections and the position in one transaction.
 
+mod size;
+
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
+pub(super) use self::size::MaxBatch;
+pub use self::size::{MAX_BYTES, MAX_EVENTS};
 use super::{
     ALL, Projection,
     copy::Adding,
@@ -23,34 +27,6 @@ use crate::{
     fault_injection,
     telemetry::panics::{self, Panicked},
 };
-
-/// Most events of one transaction. The more of an order's events are in it, the fewer times its row is written: while
-/// the tables catch up, with a backlog between an order's first event and its last, this is most of what they cost.
-pub const MAX_EVENTS: usize = 3000;
-/// Most payload bytes of one transaction; a full batch of ordinary orders has half of it.
-pub const MAX_BYTES: usize = 6 * 1024 * 1024;
-
-/// How large a transaction may be.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct MaxBatch {
-    /// Events.
-    pub(super) events: usize,
-    /// Bytes of payload.
-    pub(super) bytes: usize,
-}
-
-impl MaxBatch {
-    /// For the live tables, which others read and write meanwhile.
-    pub(super) const LIVE: Self = Self {
-        events: MAX_EVENTS,
-        bytes: MAX_BYTES,
-    };
-    /// For tables that are built beside the live ones. Nobody waits for them.
-    pub(super) const BESIDE: Self = Self {
-        events: 2 * MAX_EVENTS,
-        bytes: 2 * MAX_BYTES,
-    };
-}
 
 /// The replacement of a payload that PostgreSQL cannot store; the log has the real one.
 const UNSTORABLE: &[u8] = br#"{"unstorable":"PostgreSQL cannot keep this payload as jsonb; see the event log"}"#;

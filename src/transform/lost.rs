@@ -1,7 +1,7 @@
-//! Orders that this stage gives up, and when their provider is told that they are lost.
+//! Tells a provider that an order is lost when this stage gives the order up.
 //!
-//! Some providers wait for the word whether the backend has an order (`confirm_within`). When they are told that it is lost, the restaurant
-//! makes it without the backend. So an order that was reported as lost does not go on.
+//! Some providers must be told whether the backend has an order (`confirm_within`). When such a provider is told that the order is lost, the
+//! restaurant makes the order without the backend. So an order that was reported as lost does not go on.
 
 use std::sync::atomic::Ordering;
 

@@ -22,10 +22,11 @@ const LEAVING: &str = "hub_leaving";
 /// How long the transaction waits for a table that is in use. Meanwhile the tables' position is locked, and other sessions wait for that table.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '200ms'; SET LOCAL search_path = ''";
 
-/// How long the exchange waits for what maintains a table. Nobody else waits meanwhile.
+/// How long the exchange waits for a vacuum or another maintenance command on a table. Other sessions do not wait meanwhile.
 const MAINTENANCE_TIMEOUT: &str = "SET LOCAL lock_timeout = '5s'";
-/// How long it waits then for the tables' position. Whoever changes a table waits for it, and the hub for that: it must give up before
-/// PostgreSQL looks for a deadlock, after `deadlock_timeout`, and ends one of the others.
+/// How long the exchange then waits for the lock on the tables' position. A session that alters a table waits for the exchange, and the hub's
+/// writer, which holds the position, waits for that session. The exchange must give up before PostgreSQL looks for a deadlock
+/// (`deadlock_timeout`, 1 s) and ends one of the other two.
 const POSITION_TIMEOUT: &str = "SET LOCAL lock_timeout = '800ms'";
 
 /// For each foreign key to a live table (`$1`: its oid), or from it: the statement that drops it, the one that creates it again for the
@@ -64,7 +65,7 @@ struct Tie {
 /// than [`exchange`] may wait: its locks hold up everyone. These hold up no reader and no writer.
 ///
 /// # Errors
-/// If somebody else maintains one of the tables for longer, or PostgreSQL does not answer.
+/// If another maintenance command on one of the tables takes longer, or PostgreSQL does not answer.
 pub(super) async fn keep_maintenance_away(
     transaction: &Transaction<'_>,
     names: &Names,
